@@ -1,0 +1,1 @@
+"""commlib: collective communication algorithms that are programmable, proved and portable."""
