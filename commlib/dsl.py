@@ -472,7 +472,7 @@ class Program:
         start = source.index + offset
         self._rows.extend(
             (action, source.rank, source.buffer, start, rank, to, at, operand, operand_at, count, *hints,
-             self._ways, self._files.setdefault(file, len(self._files)), line)
+             self._ways, 0, self._files.setdefault(file, len(self._files)), line)
         )  # fmt: skip
         self._operations += 1
         address, cell = self._address[rank][to] + at, self._cell[rank][to] + at

@@ -1,0 +1,76 @@
+"""The compiler: a table of passes from Trace to Algorithm.
+
+    Instances       every part that runs in parallel becomes operations of its own
+    ReceiveReduce   r + re -> rrc
+    Lower           operations become instructions
+    Fuse            r + s -> rcs, rrc + s -> rrcs or rrs
+    Channels        a channel for every message
+    Threadblocks    a threadblock for every instruction
+    Order           levels that cannot deadlock
+    Emit            threadblock order, dependences reduced transitively
+
+Fusion is optimistic: where channels or the order cannot keep a fused instruction, it is forbidden and the passes
+after Lower run again. Whatever happens, the Algorithm does what the trace says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from commlib.compiler.accesses import accesses, hazards
+from commlib.compiler.channels import Channels
+from commlib.compiler.emit import Emit
+from commlib.compiler.fuse import Fuse, ReceiveReduce
+from commlib.compiler.instances import Instances
+from commlib.compiler.lower import Lower
+from commlib.compiler.order import Order
+from commlib.compiler.threadblocks import Threadblocks
+from commlib.errors import CompileError
+from commlib.ir.algorithm import Algorithm, Ints
+from commlib.ir.graph import InstructionGraph
+from commlib.ir.trace import Trace
+
+__all__ = ["CompileOptions", "compile_trace", "schedule"]
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """``fuse`` joins receives and sends; the order is made safe at FIFO depth ``fifo_depth`` (in chunks)."""
+
+    fuse: bool = True
+    fifo_depth: int = 2
+
+
+DEFAULT = CompileOptions()
+
+
+def compile_trace(trace: Trace, options: CompileOptions = DEFAULT) -> Algorithm:
+    """Compile a trace to an Algorithm that does exactly what the trace says.
+
+    Near linear in the number of chunk operations (see docs/design.md for the measured cost).
+
+    Raises:
+        CompileError: hints that contradict each other, or a FIFO depth below 1.
+    """
+    graph, edges = schedule(trace, options)
+    return Emit()(graph, edges)
+
+
+def schedule(trace: Trace, options: CompileOptions = DEFAULT) -> tuple[InstructionGraph, tuple[Ints, Ints]]:
+    """All passes but Emit: the ordered InstructionGraph and its hazards (before, after)."""
+    if options.fifo_depth < 1:
+        raise CompileError(f"a FIFO has at least one slot, not {options.fifo_depth}")
+    expanded = Instances()(trace)
+    lowered = Lower()(ReceiveReduce()(expanded) if options.fuse else expanded)
+    fuse, order = Fuse(), Order(options.fifo_depth)
+    while True:
+        graph = fuse(lowered) if options.fuse else lowered
+        graph, owners, misfits = Channels()(graph)
+        if not misfits:
+            found = accesses(graph)
+            edges = hazards(found)
+            graph = Threadblocks()(graph, owners, found)
+            graph, misfits = order(graph, edges)
+            if not misfits:
+                return graph, edges
+        fuse = replace(fuse, forbidden=fuse.forbidden | {int(graph.time[row]) for row in misfits})

@@ -10,13 +10,14 @@ Held as columns, one row per operation (frozen):
                                        reduce (src_rank == dst_rank) has always operand == dst
 
 Spans are ``count`` neighbouring chunks. ``channel``, ``send_tb``, ``recv_tb`` are the user's hints or NOTHING;
-``ways`` is the number of parallel parts that the user's ``parallelize`` cuts the operation into.
+``ways`` is the number of parallel parts that the user's ``parallelize`` cuts the operation into. The compiler's
+instances pass makes those parts operations of their own: then ``ways`` is 1 and ``lane`` (of ``lanes``) is the part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
 
 import numpy as np
@@ -48,6 +49,7 @@ COLUMNS = (
     "send_tb",
     "recv_tb",
     "ways",
+    "lane",
     "file",
     "line",
 )
@@ -91,6 +93,7 @@ class Trace:
     protocol: str = "Simple"
     instances: int = 1
     blocked: bool = False
+    lanes: int = 1
 
     def __post_init__(self) -> None:
         rows = np.array(self.rows, dtype=np.int64).reshape(-1, len(COLUMNS))
@@ -103,7 +106,7 @@ class Trace:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Trace):
             return NotImplemented
-        plain = ("name", "collective", "scratch_chunks", "files", "placements", "protocol", "instances", "blocked")
+        plain = [f.name for f in fields(self) if f.name != "rows"]
         return all(getattr(self, n) == getattr(other, n) for n in plain) and np.array_equal(self.rows, other.rows)
 
     def __hash__(self) -> int:

@@ -1,0 +1,218 @@
+"""Channels: a number for every message, so that each connection has one threadblock at each end.
+
+A threadblock has one channel, one receive peer and one send peer. So the messages that fused instructions tie
+together share a channel, and on one channel of one rank a receive peer that is fused with one send peer cannot be
+fused with another. Chains of tied messages are taken in trace order and get the lowest channel of their lane that
+fits (lane l of W uses l, l + W, ...), or the user's. Threadblock hints tie messages too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from commlib.errors import CompileError
+from commlib.ir.algorithm import NOTHING, Ints
+from commlib.ir.graph import InstructionGraph
+
+MAX_CHANNELS = 1 << 16
+_FUSED_KEY = 1 << 40
+
+
+@dataclass
+class Connections:
+    """Who owns the ends of connections, by (rank, channel, peer): a threadblock key.
+
+    A key is a user's threadblock number, or ``_FUSED_KEY`` plus the pair of peers that fusion ties together.
+    Connections that nothing constrains are absent.
+    """
+
+    ranks: int
+    recv: dict[int, int] = field(default_factory=dict)
+    send: dict[int, int] = field(default_factory=dict)
+
+    def code(self, rank: int, channel: int, peer: int) -> int:
+        """The dictionary key of one end."""
+        return (rank * MAX_CHANNELS + channel) * self.ranks + peer
+
+
+Need = tuple[int, int, int, int, int]
+"""An instruction that constrains its channel: (row, rank, receive peer, send peer, key)."""
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Graph in, graph out with ``channel`` filled.
+
+    Also returns the owners of connections, and the fused rows that cannot keep the channels asked for: they must be
+    taken apart and the pass run again. Near linear: each chain tries channels until one fits.
+
+    Raises:
+        CompileError: hints that contradict each other.
+    """
+
+    def __call__(self, graph: InstructionGraph) -> tuple[InstructionGraph, Connections, list[int]]:
+        """Apply the pass."""
+        trace = graph.trace
+        key = _keys(graph)
+        if trace.column("channel").max(initial=NOTHING) >= MAX_CHANNELS:
+            raise CompileError(f"{trace.name}: channel hints must stay below {MAX_CHANNELS // trace.lanes}")
+        group = _groups(graph)
+        owners = Connections(trace.collective.ranks)
+        hint = trace.column("channel")
+        channel = np.where(hint == NOTHING, trace.column("lane"), hint)
+        refused = _assign(graph, key, group, channel, owners)
+        of_node = np.where(graph.recv != NOTHING, channel[graph.recv], channel[np.maximum(graph.send, 0)])
+        of_node = np.where((graph.recv == NOTHING) & (graph.send == NOTHING), NOTHING, of_node)
+        return graph.with_columns(channel=of_node), owners, refused
+
+
+def hinted_threadblock(graph: InstructionGraph) -> Ints:
+    """The threadblock that the user wants each instruction in, or NOTHING.
+
+    Raises:
+        CompileError: a local operation with two different hints.
+    """
+    trace = graph.trace
+    send_tb, recv_tb = trace.column("send_tb"), trace.column("recv_tb")
+    by_send = np.where(graph.send == NOTHING, NOTHING, send_tb[graph.send])
+    by_recv = np.where(graph.recv == NOTHING, NOTHING, recv_tb[graph.recv])
+    local = (graph.send == NOTHING) & (graph.recv == NOTHING)
+    t = graph.operation
+    clash = local & (send_tb[t] != NOTHING) & (recv_tb[t] != NOTHING) & (send_tb[t] != recv_tb[t])
+    if clash.any():
+        raise _contradiction(graph, int(np.argmax(clash)), "a local operation runs in one threadblock, not two")
+    by_local = np.where(local, np.maximum(send_tb[t], recv_tb[t]), NOTHING)
+    return np.maximum(np.maximum(by_send, by_recv), by_local)
+
+
+def _keys(graph: InstructionGraph) -> Ints:
+    """Per instruction the threadblock key that it demands, or NOTHING."""
+    hinted = hinted_threadblock(graph)
+    fused = (graph.recv != NOTHING) & (graph.send != NOTHING)
+    pair = _FUSED_KEY + graph.recv_peer * graph.trace.collective.ranks + graph.send_peer
+    return np.where(hinted != NOTHING, hinted, np.where(fused, pair, NOTHING))
+
+
+def _groups(graph: InstructionGraph) -> Ints:
+    """Per message, the first message of the set that must share its channel."""
+    parent = list(range(len(graph.trace)))
+    fused = graph.fused
+    for recv, send in zip(graph.recv[fused].tolist(), graph.send[fused].tolist(), strict=True):
+        parent[send] = parent[recv]  # Rows are in time order, so the receive's own set is known by now.
+    if (graph.trace.column("send_tb") != NOTHING).any() or (graph.trace.column("recv_tb") != NOTHING).any():
+        _join_hinted(graph, parent)
+    return np.array(parent, dtype=np.int64)
+
+
+def _find(parent: list[int], message: int) -> int:
+    while parent[message] != message:
+        parent[message] = parent[parent[message]]
+        message = parent[message]
+    return message
+
+
+def _join_hinted(graph: InstructionGraph, parent: list[int]) -> None:
+    """Join the messages of each hinted threadblock, and check that it has one peer in each direction."""
+    hinted = hinted_threadblock(graph)
+    first: dict[tuple[int, int], int] = {}
+    peers: dict[tuple[int, int, str], int] = {}
+    recv_peer, send_peer = graph.recv_peer, graph.send_peer
+    for row in np.flatnonzero(hinted != NOTHING).tolist():
+        tb = (int(graph.rank[row]), int(hinted[row]))
+        ends = (("receives from", graph.recv, recv_peer), ("sends to", graph.send, send_peer))
+        for word, message, peer in ends:
+            if message[row] == NOTHING:
+                continue
+            if peers.setdefault((*tb, word), int(peer[row])) != peer[row]:
+                raise _contradiction(graph, row, f"threadblock {tb[1]} of rank {tb[0]} {word} two different ranks")
+            one, other = _find(parent, first.setdefault(tb, int(message[row]))), _find(parent, int(message[row]))
+            parent[max(one, other)] = min(one, other)
+    parent[:] = [_find(parent, number) for number in range(len(parent))]
+
+
+def _assign(graph: InstructionGraph, key: Ints, group: Ints, channel: Ints, owners: Connections) -> list[int]:
+    """Choose each group's channel, in place; returns the fused rows that do not fit a channel they must have."""
+    rows = np.flatnonzero((key != NOTHING) & ((graph.recv != NOTHING) | (graph.send != NOTHING)))
+    message = np.where(graph.recv[rows] != NOTHING, graph.recv[rows], graph.send[rows])
+    order = np.argsort(group[message], kind="stable")
+    rows, leader = rows[order], group[message][order]
+    columns = (rows, graph.rank[rows], graph.recv_peer[rows], graph.send_peer[rows], key[rows])
+    needs: list[Need] = list(zip(*(column.tolist() for column in columns), strict=True))
+    starts = np.concatenate([np.flatnonzero(np.diff(leader, prepend=-1)), [len(rows)]]).tolist()
+    forced = _forced_channels(graph, group)
+    lanes, chosen, refused = graph.trace.lanes, channel.copy(), []
+    for begin, end in pairwise(starts):
+        head = int(leader[begin])
+        wanted = forced.get(head)
+        if wanted is None:
+            chosen[head] = _lowest(needs[begin:end], int(channel[head]), lanes, owners)
+        else:
+            chosen[head] = wanted
+            refused += _claim_forced(graph, needs[begin:end], wanted, owners)
+    channel[:] = chosen[group]
+    return refused
+
+
+def _forced_channels(graph: InstructionGraph, group: Ints) -> dict[int, int]:
+    """The channel that hints demand for a group; two different demands contradict each other."""
+    hint = graph.trace.column("channel")
+    rows = np.flatnonzero(hint != NOTHING)
+    forced: dict[int, int] = {}
+    for message, head, wanted in zip(rows.tolist(), group[rows].tolist(), hint[rows].tolist(), strict=True):
+        if forced.setdefault(head, wanted) != wanted:
+            sender = graph.message_ends()[0][message]
+            raise _contradiction(graph, int(sender), "its threadblock is hinted to two different channels")
+    return forced
+
+
+def _lowest(needs: list[Need], first: int, step: int, owners: Connections) -> int:
+    channel = first
+    while any(_conflicts(need, channel, owners) for need in needs):
+        channel += step
+        if channel >= MAX_CHANNELS:
+            raise CompileError(f"the program needs more than {MAX_CHANNELS} channels")
+    for need in needs:
+        _claim(need, channel, owners)
+    return channel
+
+
+def _claim_forced(graph: InstructionGraph, needs: list[Need], channel: int, owners: Connections) -> list[int]:
+    refused = []
+    for need in sorted(needs, key=lambda need: need[4] >= _FUSED_KEY):  # the user's threadblocks first
+        if not _conflicts(need, channel, owners):
+            _claim(need, channel, owners)
+        elif graph.recv[need[0]] != NOTHING and graph.send[need[0]] != NOTHING:
+            refused.append(need[0])
+        else:
+            raise _contradiction(graph, need[0], f"another threadblock has the same peer on channel {channel}")
+    return refused
+
+
+def _conflicts(need: Need, channel: int, owners: Connections) -> bool:
+    _, rank, recv, send, key = need
+    if recv != NOTHING and owners.recv.get(owners.code(rank, channel, recv), key) != key:
+        return True
+    return send != NOTHING and owners.send.get(owners.code(rank, channel, send), key) != key
+
+
+def _claim(need: Need, channel: int, owners: Connections) -> None:
+    _, rank, recv, send, key = need
+    if recv != NOTHING:
+        owners.recv[owners.code(rank, channel, recv)] = key
+    if send != NOTHING:
+        owners.send[owners.code(rank, channel, send)] = key
+
+
+def _contradiction(graph: InstructionGraph, row: int, why: str) -> CompileError:
+    trace = graph.trace
+    t = int(graph.operation[row])
+    file, line = trace.files[int(trace.column("file")[t])], int(trace.column("line")[t])
+    return CompileError(
+        f"{file}:{line}: the hints of this operation contradict others: {why}",
+        file=file,
+        line=line,
+        rank=int(graph.rank[row]),
+    )

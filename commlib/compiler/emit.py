@@ -1,0 +1,158 @@
+"""Emit: put every threadblock in order, reduce the dependences transitively, fill the Algorithm's columns.
+
+Within a threadblock instructions go by level, sends before receives, then trace order. A hazard between two
+threadblocks of a rank becomes a dependence unless threadblock order and other dependences imply it already.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from commlib.compiler.channels import hinted_threadblock
+from commlib.ir.algorithm import NOTHING, Algorithm, Ints, Origins
+from commlib.ir.graph import InstructionGraph
+
+Clock = dict[int, int]
+
+
+@dataclass(frozen=True)
+class Emit:
+    """Ordered graph and its hazards in, Algorithm out.
+
+    Near linear: a step that waits for others copies its threadblock's clock, which has an entry for each threadblock
+    of its rank that was heard of.
+    """
+
+    def __call__(self, graph: InstructionGraph, hazards: tuple[Ints, Ints]) -> Algorithm:
+        """Apply the pass."""
+        row_of_block = _block_rows(graph)
+        tb = row_of_block[graph.block]
+        order = np.lexsort((graph.time, graph.recv != NOTHING, graph.level, tb))
+        position = np.empty(len(graph), dtype=np.int64)
+        position[order] = np.arange(len(graph))
+        sorted_graph = graph.keep(order)
+        before, after = position[hazards[0]], position[hazards[1]]
+        deps = reduce_dependences(sorted_graph.level, tb[order], before, after)
+        return _algorithm(sorted_graph, tb[order], deps)
+
+
+def _block_rows(graph: InstructionGraph) -> Ints:
+    """The threadblock row of each block: by rank, the user's threadblocks at their numbers, others in the gaps."""
+    blocks = int(graph.block.max(initial=NOTHING)) + 1
+    first = np.lexsort((graph.time, graph.level, graph.block))
+    head = first[np.flatnonzero(np.diff(graph.block[first], prepend=NOTHING))]
+    rank = graph.rank[head]
+    hint = np.full(blocks, NOTHING, dtype=np.int64)
+    np.maximum.at(hint, graph.block, hinted_threadblock(graph))
+    wanted = np.lexsort((graph.time[head], graph.level[head], rank))
+    if (hint != NOTHING).any():
+        wanted = np.array(_fill_gaps(wanted.tolist(), rank.tolist(), hint.tolist()), dtype=np.int64)
+    rows = np.empty(blocks, dtype=np.int64)
+    rows[wanted] = np.arange(blocks)
+    return rows
+
+
+def _fill_gaps(order: list[int], rank: list[int], hint: list[int]) -> list[int]:
+    result: list[int] = []
+    for one in sorted(set(rank)):
+        own = [block for block in order if rank[block] == one]
+        hinted = {hint[block]: block for block in own if hint[block] != NOTHING}
+        free = iter([block for block in own if hint[block] == NOTHING])
+        for place in range(max(hinted, default=0) + 1):
+            block = hinted.get(place)
+            result.extend([block] if block is not None else [b for b in [next(free, None)] if b is not None])
+        result.extend(free)
+    return result
+
+
+def reduce_dependences(level: Ints, tb: Ints, before: Ints, after: Ints) -> list[tuple[int, list[int]]]:
+    """The dependences that remain of the hazards ``before`` -> ``after`` (step numbers): (step, what it waits for).
+
+    Steps are numbered in threadblock order, ``tb`` is the threadblock of each. What threadblock order or another
+    dependence implies is left out.
+    """
+    cross = tb[before] != tb[after]
+    before, after = before[cross], after[cross]
+    if not len(before):
+        return []
+    order = np.lexsort((-level[before], after, level[after]))
+    before_list, after_list = before[order].tolist(), after[order].tolist()
+    block, starts = tb.tolist(), np.flatnonzero(np.diff(after[order], prepend=NOTHING)).tolist()
+    joins: dict[int, list[tuple[int, Clock]]] = {}
+    found: list[tuple[int, list[int]]] = []
+    for begin, end in zip(starts, [*starts[1:], len(before_list)], strict=True):
+        step = after_list[begin]
+        history = joins.setdefault(block[step], [])
+        clock = history[-1][1] if history else {}
+        waits, clock = _wait(before_list[begin:end], clock, block, joins)
+        if waits:
+            history.append((step, clock))
+            found.append((step, sorted(waits)))
+    return found
+
+
+def _wait(
+    candidates: list[int], clock: Clock, block: list[int], joins: dict[int, list[tuple[int, Clock]]]
+) -> tuple[list[int], Clock]:
+    """Which candidates (deepest first) are news to a threadblock that knows ``clock``, and what it knows after."""
+    waits: list[int] = []
+    for step in candidates:
+        if clock.get(block[step], NOTHING) >= step:
+            continue
+        if not waits:
+            clock = dict(clock)
+        waits.append(step)
+        for other, known in _clock_at(step, joins.get(block[step], [])).items():
+            if clock.get(other, NOTHING) < known:
+                clock[other] = known
+        clock[block[step]] = step
+    return waits, clock
+
+
+def _clock_at(step: int, history: list[tuple[int, Clock]]) -> Clock:
+    """What a threadblock knew when ``step`` ran: the clock of its last join at or before it."""
+    low, high = 0, len(history)
+    while low < high:
+        middle = (low + high) // 2
+        if history[middle][0] <= step:
+            low = middle + 1
+        else:
+            high = middle
+    return history[low - 1][1] if low else {}
+
+
+def _algorithm(graph: InstructionGraph, tb: Ints, deps: list[tuple[int, list[int]]]) -> Algorithm:
+    trace = graph.trace
+    blocks = int(tb.max(initial=NOTHING)) + 1
+    starts = np.searchsorted(tb, np.arange(blocks + 1))
+    peers = {}
+    for name, peer in (("tb_send", graph.send_peer), ("tb_recv", graph.recv_peer), ("tb_channel", graph.channel)):
+        peers[name] = np.full(blocks, NOTHING, dtype=np.int64)
+        np.maximum.at(peers[name], tb, peer)
+    waits = np.zeros(len(graph) + 1, dtype=np.int64)
+    for step, found in deps:
+        waits[step + 1] = len(found)
+    t = graph.operation
+    return Algorithm(
+        trace.name,
+        trace.collective,
+        trace.scratch_chunks,
+        tb_rank=graph.rank[starts[:-1]],
+        tb_send=peers["tb_send"],
+        tb_recv=peers["tb_recv"],
+        tb_channel=np.maximum(peers["tb_channel"], 0),
+        tb_start=starts,
+        op=graph.op,
+        source_buffer=graph.source_buffer,
+        source_index=graph.source_index,
+        destination_buffer=graph.destination_buffer,
+        destination_index=graph.destination_index,
+        count=graph.count,
+        dep_start=np.cumsum(waits),
+        dep=np.array([step for _, found in sorted(deps) for step in found], dtype=np.int64),
+        placements=trace.placements,
+        protocol=trace.protocol,
+        origins=Origins(trace.files, trace.column("file")[t], trace.column("line")[t]),
+    )
