@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from commlib.errors import SpecError
 
@@ -167,8 +167,10 @@ class Collective:
         return f"{self.name}(ranks={self.ranks}, chunks={self.chunks}{root})"
 
 
-def _all(c: Collective, shard_of: Callable[[int], int]) -> Shards:
-    return frozenset((q, shard_of(q)) for q in range(c.ranks))
+@lru_cache(maxsize=1024)
+def _all(ranks: int, shard: int) -> Shards:
+    """The same shard of every rank; one object for all who ask, so that comparing and hashing it is cheap."""
+    return frozenset((q, shard) for q in range(ranks))
 
 
 def _custom_offsets(c: Collective, rank: int) -> tuple[int, int]:
@@ -204,7 +206,7 @@ _RULES: dict[str, _Rule] = {
     "allreduce": _Rule(
         inputs=lambda c, r: 1,
         outputs=lambda c, r: 1,
-        sources=lambda c, r, d: _all(c, lambda q: 0),
+        sources=lambda c, r, d: _all(c.ranks, 0),
         offsets=lambda c, r: (0, 0),
         reduces=True,
     ),
@@ -217,7 +219,7 @@ _RULES: dict[str, _Rule] = {
     "reducescatter": _Rule(
         inputs=lambda c, r: c.ranks,
         outputs=lambda c, r: 1,
-        sources=lambda c, r, d: _all(c, lambda q: r),
+        sources=lambda c, r, d: _all(c.ranks, r),
         offsets=lambda c, r: (0, r),
         reduces=True,
     ),
@@ -233,7 +235,7 @@ _RULES: dict[str, _Rule] = {
     "reduce": _Rule(
         inputs=lambda c, r: 1,
         outputs=lambda c, r: int(r == c.root),
-        sources=lambda c, r, d: _all(c, lambda q: 0),
+        sources=lambda c, r, d: _all(c.ranks, 0),
         offsets=lambda c, r: (0, 0),
         rooted=True,
         reduces=True,
