@@ -35,10 +35,14 @@ __all__ = ["CompileOptions", "compile_trace", "schedule"]
 
 @dataclass(frozen=True)
 class CompileOptions:
-    """``fuse`` joins receives and sends; the order is made safe at FIFO depth ``fifo_depth`` (in chunks)."""
+    """``fuse`` joins receives and sends. The order is safe at FIFO depth ``fifo_depth`` and above.
+
+    With the default of 1 it is safe at every depth; where steps of count > 1 are split into chunks, at every depth
+    from the largest count on. A larger value lets a threadblock send further ahead of what it receives.
+    """
 
     fuse: bool = True
-    fifo_depth: int = 2
+    fifo_depth: int = 1
 
 
 DEFAULT = CompileOptions()

@@ -143,15 +143,19 @@ def _assign(graph: InstructionGraph, key: Ints, group: Ints, channel: Ints, owne
     needs: list[Need] = list(zip(*(column.tolist() for column in columns), strict=True))
     starts = np.concatenate([np.flatnonzero(np.diff(leader, prepend=-1)), [len(rows)]]).tolist()
     forced = _forced_channels(graph, group)
-    lanes, chosen, refused = graph.trace.lanes, channel.copy(), []
+    chosen = channel.copy()
+    demanded = [(need, forced[head]) for need, head in zip(needs, leader.tolist(), strict=True) if head in forced]
+    refused = _claim_forced(graph, demanded, owners)
+    for head, wanted in forced.items():
+        chosen[head] = wanted
     for begin, end in pairwise(starts):
-        head = int(leader[begin])
-        wanted = forced.get(head)
-        if wanted is None:
-            chosen[head] = _lowest(needs[begin:end], int(channel[head]), lanes, owners)
-        else:
-            chosen[head] = wanted
-            refused += _claim_forced(graph, needs[begin:end], wanted, owners)
+        head, chain = int(leader[begin]), needs[begin:end]
+        if head in forced:
+            continue
+        misfits = _misfits(graph, chain) if end - begin > 1 else []
+        refused += misfits
+        if not misfits:
+            chosen[head] = _lowest(chain, int(channel[head]), graph.trace.lanes, owners)
     channel[:] = chosen[group]
     return refused
 
@@ -168,6 +172,12 @@ def _forced_channels(graph: InstructionGraph, group: Ints) -> dict[int, int]:
     return forced
 
 
+def _misfits(graph: InstructionGraph, chain: list[Need]) -> list[int]:
+    """The fused rows of a chain that no channel fits, because the chain itself claims the same end twice."""
+    own = Connections(graph.trace.collective.ranks)
+    return _claim_forced(graph, [(need, 0) for need in chain], own)
+
+
 def _lowest(needs: list[Need], first: int, step: int, owners: Connections) -> int:
     channel = first
     while any(_conflicts(need, channel, owners) for need in needs):
@@ -179,9 +189,10 @@ def _lowest(needs: list[Need], first: int, step: int, owners: Connections) -> in
     return channel
 
 
-def _claim_forced(graph: InstructionGraph, needs: list[Need], channel: int, owners: Connections) -> list[int]:
+def _claim_forced(graph: InstructionGraph, demanded: list[tuple[Need, int]], owners: Connections) -> list[int]:
+    """Claim the channels that hints demand, the user's own threadblocks before the fused ones, which may give way."""
     refused = []
-    for need in sorted(needs, key=lambda need: need[4] >= _FUSED_KEY):  # the user's threadblocks first
+    for need, channel in sorted(demanded, key=lambda pair: pair[0][4] >= _FUSED_KEY):
         if not _conflicts(need, channel, owners):
             _claim(need, channel, owners)
         elif graph.recv[need[0]] != NOTHING and graph.send[need[0]] != NOTHING:

@@ -26,11 +26,11 @@ from commlib.ir.graph import InstructionGraph
 class Order:
     """Graph with channels in, graph out with ``level`` filled, safe at FIFO depth ``fifo_depth`` and above.
 
-    Safe also when a step of count > 1 is split, as long as the count is at most ``fifo_depth``. Returns the graph
-    and the rows of fused instructions that lie on cycles (then the levels mean nothing). Linear in the edges.
+    When steps of count > 1 are split into chunks it is safe at every depth from the largest count on. Returns the
+    graph and the rows of fused instructions that lie on cycles (then the levels mean nothing). Linear in the edges.
     """
 
-    fifo_depth: int = 2
+    fifo_depth: int = 1
 
     def __call__(self, graph: InstructionGraph, hazards: tuple[Ints, Ints]) -> tuple[InstructionGraph, list[int]]:
         """Apply the pass."""
