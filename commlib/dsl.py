@@ -468,6 +468,8 @@ class Program:
                 f"{source} cannot be sent to rank {rank}: {self.topology.name} has no link {source.rank} -> {rank}",
                 link=(source.rank, rank),
             )
+        if source.rank == rank and hints[1] != hints[2] and NOTHING not in hints[1:]:
+            raise self._error(ProgramError, f"{source} stays on its rank: send_tb and recv_tb must be the same there")
         file, line = self._where()
         start = source.index + offset
         self._rows.extend(
