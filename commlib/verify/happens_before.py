@@ -1,11 +1,12 @@
 """Happens-before: does unit a end before unit b begins, in every run?
 
-It is threadblock order + dependences + each message from its send to its receive. Two ways to know, cheapest first:
+It is threadblock order + dependences + each message from its send to its receive. Three ways to know, cheapest first:
 
 1. Vector clocks of one rank, over threadblock order and dependences only: what nearly all algorithms need. A clock
    (per threadblock, its last step that is known to have ended) is stored only at steps with dependences.
-2. For what is left, the same clocks over all ranks, through messages too, with a component only for the threadblocks
-   that are asked about. They pass along the topological order once for each ``COMPONENTS`` of these.
+2. For what is left, clocks over all ranks, through messages too, with a component only for the threadblocks that are
+   asked about, as dictionaries of what has been reached: cheap where little is reached, as in direct exchanges.
+3. Where that grows past a budget, the same clocks as arrays, in one pass for each ``COMPONENTS`` threadblocks.
 """
 
 from __future__ import annotations
@@ -13,17 +14,21 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from commlib.ir.algorithm import NOTHING, Ints
+from commlib.verify.clocks import Clocks, DenseClocks, SparseClocks
 from commlib.verify.units import Units
 
 COMPONENTS = 1024
-"""Threadblocks asked about in one pass over all units: a clock has at most 4 * COMPONENTS bytes."""
+"""Threadblocks asked about in one pass with arrays: a clock has at most 4 * COMPONENTS bytes."""
+SPARSE_WORK = 8
+"""Dictionary entries that may be copied per unit before arrays take over."""
 
-Clock = npt.NDArray[np.int32]
+Clock = TypeVar("Clock")
 _Local = tuple[list[int], list[dict[int, int]]]
 
 
@@ -81,28 +86,68 @@ class HappensBefore:
         return clocks
 
     def _ask_globally(self, before: Ints, after: Ints) -> npt.NDArray[np.bool_]:
-        answer = np.zeros(len(before), dtype=bool)
         sources, column = np.unique(self._units.threadblock[before], return_inverse=True)
+        sparse = self._pass(before, after, column, SparseClocks(SPARSE_WORK * len(self._units)))
+        if sparse is not None:
+            return sparse
+        answer = np.zeros(len(before), dtype=bool)
         for low in range(0, len(sources), COMPONENTS):
             inside = np.flatnonzero((column >= low) & (column < low + COMPONENTS))
-            width = min(COMPONENTS, len(sources) - low)
-            answer[inside] = self._pass(before[inside], after[inside], column[inside] - low, width)
+            clocks = DenseClocks(min(COMPONENTS, len(sources) - low))
+            answer[inside] = self._pass(before[inside], after[inside], column[inside] - low, clocks)
         return answer
 
-    def _pass(self, before: Ints, after: Ints, column: Ints, width: int) -> npt.NDArray[np.bool_]:
-        """Carry clocks of ``width`` components along the part of the order between the first and the last asked."""
+    def _pass(self, before: Ints, after: Ints, column: Ints, clocks: Clocks[Clock]) -> npt.NDArray[np.bool_] | None:
+        """Carry clocks along the part of the order between the first and the last unit asked about.
+
+        None when the clocks' budget does not allow it.
+        """
         answer = np.zeros(len(before), dtype=bool)
         queries: dict[int, list[int]] = defaultdict(list)
         for i, unit in enumerate(after.tolist()):
             queries[unit].append(i)
         begin, end = int(self._position[before].min()), int(self._position[after].max())
-        columns = dict(zip(before.tolist(), column.tolist(), strict=True))
         wanted = list(zip(before.tolist(), column.tolist(), strict=True))
-        for unit, clock in _Clocks(self._units, columns, width).along(self._order[begin : end + 1]):
-            for i in queries.get(unit, ()):
-                source, c = wanted[i]
-                answer[i] = clock is not None and clock[c] >= source
+        for unit, clock in self._along(self._order[begin : end + 1], dict(wanted), clocks):
+            if clocks.exhausted:
+                return None
+            if unit in queries and clock is not None:
+                for i in queries[unit]:
+                    source, component = wanted[i]
+                    answer[i] = clocks.last(clock, component) >= source
         return answer
+
+    def _along(
+        self, order: list[int], columns: dict[int, int], clocks: Clocks[Clock]
+    ) -> Iterator[tuple[int, Clock | None]]:
+        """(unit, clock) for the units of a stretch of the topological order.
+
+        Component c of a unit's clock is the last unit of threadblock c that happens before it or is it; only units
+        in ``columns`` count, and a threadblock that none of them has reached has None.
+        """
+        units = self._units
+        waits = units.waits
+        awaited = Counter(last for unit in order for last in waits.get(unit, ()))
+        state: list[Clock | None] = [None] * len(units.algorithm.tb_rank)
+        kept: dict[int, Clock] = {}
+        arriving: dict[int, Clock] = {}
+        blocks, partners = units.threadblock[order].tolist(), units.partner[order].tolist()
+        for unit, block, peer in zip(order, blocks, partners, strict=True):
+            clock = clocks.later(state[block], arriving.pop(unit, None))
+            for last in waits.get(unit, ()):
+                clock = clocks.later(clock, kept.get(last))
+                awaited[last] -= 1
+                if not awaited[last]:
+                    kept.pop(last, None)
+            if unit in columns:
+                clock = clocks.marked(clock, columns[unit], unit)
+            state[block] = clock
+            if clock is not None:
+                if peer != NOTHING:
+                    arriving[peer] = clock
+                if unit in awaited:
+                    kept[unit] = clock
+            yield unit, clock
 
 
 def _clock_at(clocks: dict[int, _Local], block: int, step: int) -> dict[int, int] | None:
@@ -117,51 +162,3 @@ def _raise(clock: dict[int, int], other: dict[int, int]) -> None:
     for block, step in other.items():
         if clock.get(block, -1) < step:
             clock[block] = step
-
-
-class _Clocks:
-    """Global clocks: component c of a unit's clock is the last unit of threadblock c that happens before it or is
-    it. Only units in ``columns`` count. Clocks are never changed once made, so that they can be shared; a
-    threadblock that nothing has reached has None."""
-
-    def __init__(self, units: Units, columns: dict[int, int], width: int) -> None:
-        self._units = units
-        self._columns = columns
-        self._width = width
-
-    def along(self, order: list[int]) -> Iterator[tuple[int, Clock | None]]:
-        """(unit, clock) for the units of a stretch of the topological order; O(width) per merge of two clocks."""
-        units = self._units
-        waits, partner, block_of = units.waits, units.partner, units.threadblock
-        awaited = Counter(last for unit in order for last in waits.get(unit, ()))
-        state: list[Clock | None] = [None] * len(units.algorithm.tb_rank)
-        kept: dict[int, Clock] = {}
-        arriving: dict[int, Clock] = {}
-        stretch = np.array(order, dtype=np.int64)
-        for unit, block, peer in zip(order, block_of[stretch].tolist(), partner[stretch].tolist(), strict=True):
-            clock = _later(state[block], arriving.pop(unit, None))
-            for last in waits.get(unit, ()):
-                clock = _later(clock, kept.get(last))
-                awaited[last] -= 1
-                if not awaited[last]:
-                    kept.pop(last, None)
-            if unit in self._columns:
-                clock = self._with(clock, self._columns[unit], unit)
-            state[block] = clock
-            if clock is not None:
-                if peer != NOTHING:
-                    arriving[peer] = clock
-                if unit in awaited:
-                    kept[unit] = clock
-            yield unit, clock
-
-    def _with(self, clock: Clock | None, column: int, unit: int) -> Clock:
-        own = np.full(self._width, -1, dtype=np.int32) if clock is None else clock.copy()
-        own[column] = unit
-        return own
-
-
-def _later(one: Clock | None, other: Clock | None) -> Clock | None:
-    if one is None or one is other:
-        return other
-    return one if other is None else np.maximum(one, other)
