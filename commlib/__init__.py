@@ -29,10 +29,10 @@ _HOME = {
     "custom": "commlib.collectives",
     "launch": "commlib.runtime",
     "load": "commlib.formats",
+    "prove": "commlib.verify:verify",
     "record": "commlib.dsl",
     "reduction": "commlib.reductions",
     "save": "commlib.formats",
-    "verify": "commlib.verify",
 }
 
 if TYPE_CHECKING:
@@ -62,8 +62,9 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module 'commlib' has no attribute {name!r}")
-    home = import_module(_HOME[name])
-    return home if name == "algorithms" else getattr(home, name)
+    module, _, attribute = _HOME[name].partition(":")
+    home = import_module(module)
+    return home if name == "algorithms" else getattr(home, attribute or name)
 
 
 def __dir__() -> list[str]:

@@ -380,11 +380,17 @@ class Program:
         self._raise_stale(reference, offset, written[start + offset])
 
     def _raise_stale(self, reference: Chunk, offset: int, writer: int) -> None:
-        row = (writer - 1) * len(COLUMNS)
-        file, line = self._rows[row + len(COLUMNS) - 2], self._rows[row + len(COLUMNS) - 1]
+        start = (writer - 1) * len(COLUMNS)
+        row = dict(zip(COLUMNS, self._rows[start : start + len(COLUMNS)], strict=True))
         name = self._name_of(reference.rank, reference.buffer, reference.index + offset, 1)
-        where = f"{list(self._files)[file]}:{line}"
-        raise self._error(StaleReferenceError, f"{name} was overwritten at {where} since it was taken", at=name)
+        where = f"{list(self._files)[row['file']]}:{row['line']}"
+        how = f"was overwritten at {where} since it was taken"
+        if row["dst_buffer"] != reference.buffer:
+            how = (
+                f"is gone: in place, {Buffer(row['dst_buffer']).name.lower()} overwrote it at {where}; "
+                'a program that is never run in place says placement="out"'
+            )
+        raise self._error(StaleReferenceError, f"{name} {how}", at=name)
 
     def _check_write(self, rank: int, buffer: Buffer, index: int, count: int) -> None:
         if buffer == 0 and self._input_is_constant:

@@ -15,7 +15,7 @@ from commlib.ir.contents import EMPTY, ContentTable
 from commlib.ir.trace import address_map
 
 
-class Deadlock(Exception):
+class DeadlockError(Exception):
     """No step can run, but some are left."""
 
 
@@ -51,7 +51,7 @@ class Machine:
             last = pick
             self._run(pick)
         if any(at < len(steps) for at, steps in zip(self.at, self.steps, strict=True)):
-            raise Deadlock([str(s[a]) for a, s in zip(self.at, self.steps, strict=True) if a < len(s)])
+            raise DeadlockError([str(s[a]) for a, s in zip(self.at, self.steps, strict=True) if a < len(s)])
         return self.memory
 
     def _can_run(self, block: int) -> bool:
