@@ -1,0 +1,151 @@
+"""The engine: one single-threaded loop per rank over an endpoint; threadblocks progress independently of each other.
+
+A piece first takes its message, then, if it sends, waits for room: the order that the verifier simulates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from commlib.collectives import Buffer
+from commlib.ir.algorithm import RECEIVES, SENDS
+from commlib.runtime.kernels import Array, Kernels
+from commlib.runtime.operations import Arrays, perform
+from commlib.runtime.plan import BlockPlan, Link, Piece, RankPlan
+from commlib.runtime.transport import Endpoint, Frame, Wait
+
+Buffers = dict[Buffer, Array]
+Hook = Callable[[int, int, int], None]
+"""Called with (threadblock, step, tile) before each step: where tests script their faults."""
+
+_RECEIVES = tuple(bool(flag) for flag in RECEIVES)
+_SENDS = tuple(bool(flag) for flag in SENDS)
+
+
+def execute(
+    plan: RankPlan, buffers: Buffers, endpoint: Endpoint, kernels: Kernels, deadline: float, hook: Hook | None = None
+) -> None:
+    """Run a rank's plan on its buffers (flat arrays) until every threadblock has finished.
+
+    Args:
+        deadline: in ``time.monotonic`` seconds.
+
+    Raises:
+        ExecutionError: whatever the endpoint found; the buffers then hold anything.
+    """
+    launch = _Launch(plan, buffers, endpoint, kernels, hook)
+    running = [_Block(block, launch) for block in plan.blocks if block.pieces]
+    while running:
+        moved = False
+        for block in running:
+            while block.advance():
+                moved = True
+        running = [block for block in running if block.tile < plan.tiles]
+        if running and not moved:
+            endpoint.wait_any(deadline, [block.wait() for block in running])
+
+
+@dataclass
+class _Launch:
+    """What the threadblocks of a rank share. ``progress`` counts the steps that each has finished, over all tiles."""
+
+    plan: RankPlan
+    buffers: Buffers
+    endpoint: Endpoint
+    kernels: Kernels
+    hook: Hook | None
+    progress: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.progress = [0] * len(self.plan.blocks)
+        self.steps = [block.steps for block in self.plan.blocks]
+
+    def has_finished(self, threadblock: int, steps: int, tile: int) -> bool:
+        """Whether a threadblock has finished its first ``steps`` steps of a tile."""
+        return self.progress[threadblock] >= tile * self.steps[threadblock] + steps
+
+
+@dataclass
+class _Block:
+    """A threadblock at work: where it is, and the message that it has taken but not finished with."""
+
+    plan: BlockPlan
+    launch: _Launch
+    tile: int = 0
+    at: int = 0
+    held: Frame | None = None
+    entered: bool = False
+
+    def advance(self) -> bool:
+        """Do the next piece, if there is one and it can be done now."""
+        if self.tile >= self.launch.plan.tiles:
+            return False
+        piece = self.plan.pieces[self.at]
+        if not self.entered and not self._enter(piece):
+            return False
+        endpoint, size = self.launch.endpoint, piece.sizes[self.tile] * self.launch.kernels.itemsize
+        if _RECEIVES[piece.op] and self.held is None and self.plan.recv is not None:
+            self.held = endpoint.try_recv(self.plan.recv, size)
+            if self.held is None:
+                return False
+        out = None
+        if _SENDS[piece.op] and self.plan.send is not None:
+            out = endpoint.try_send(self.plan.send, size)
+            if out is None:
+                return False
+        self._perform(piece, out)
+        self._finish(piece)
+        return True
+
+    def _enter(self, piece: Piece) -> bool:
+        """Begin a step, once all that it depends on has finished in this tile."""
+        if not all(self.launch.has_finished(block, steps, self.tile) for block, steps in piece.depends):
+            return False
+        if self.launch.hook is not None:
+            self.launch.hook(self.plan.index, piece.step, self.tile)
+        self.entered = True
+        return True
+
+    def _perform(self, piece: Piece, out: Frame | None) -> None:
+        launch, moves = self.launch, piece.tiles[self.tile]
+        if moves:
+            arrays = Arrays(
+                None if piece.source is None else launch.buffers[piece.source],
+                None if piece.destination is None else launch.buffers[piece.destination],
+                None if self.held is None else launch.kernels.typed(self.held.payload),
+                None if out is None else launch.kernels.typed(out.payload),
+            )
+            perform(piece.op, piece.overlaps, launch.kernels, moves, arrays)
+        if out is not None and self.plan.send is not None:
+            launch.endpoint.commit(self.plan.send, out)
+        if self.held is not None and self.plan.recv is not None:
+            launch.endpoint.release(self.plan.recv, self.held)
+            self.held = None
+
+    def _finish(self, piece: Piece) -> None:
+        if piece.ends_step:
+            self.launch.progress[self.plan.index] += 1
+            self.entered = False
+        self.at += 1
+        if self.at == len(self.plan.pieces):
+            self.at, self.tile = 0, self.tile + 1
+
+    def wait(self) -> Wait:
+        """What the threadblock cannot do now."""
+        piece, plan = self.plan.pieces[self.at], self.launch.plan
+        if not self.entered:
+            unmet = next((block for block, steps in piece.depends if not self._met(block, steps)), None)
+            return Wait(self.plan.index, piece.step, f"for threadblock {unmet} of its own rank")
+        if _RECEIVES[piece.op] and self.held is None:
+            return self._wait_on(plan.receives, self.plan.recv, piece, "to receive from")
+        return self._wait_on(plan.sends, self.plan.send, piece, "for room to send to")
+
+    def _met(self, block: int, steps: int) -> bool:
+        return self.launch.has_finished(block, steps, self.tile)
+
+    def _wait_on(self, links: tuple[Link, ...], link: int | None, piece: Piece, what: str) -> Wait:
+        if link is None:
+            return Wait(self.plan.index, piece.step, what)
+        peer, channel, _ = links[link]
+        return Wait(self.plan.index, piece.step, f"{what} rank {peer} on channel {channel}", peer, channel)
