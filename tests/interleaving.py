@@ -1,5 +1,8 @@
 """The slow and obvious machine for Algorithms, on contents, under any interleaving and FIFO depth.
 
+A step that receives and sends either holds the message in hand while it waits for room (then it frees the slot it
+took the message from first), or, ``atomic``, does both at once, as NCCL does; that needs one slot more.
+
 It knows nothing of the verifier or the runtimes: one step at a time, chosen by a random generator among those that
 can run now. Reading an empty slot gives EMPTY, as in run_trace.
 """
@@ -24,6 +27,8 @@ class Machine:
 
     def __init__(self, algorithm: Algorithm, placement: Placement, depth: int, rng: random.Random, table: ContentTable):
         self.algorithm, self.depth, self.rng, self.table = algorithm, depth, rng, table
+        self.atomic = depth > 1 and rng.random() < 0.5
+        self.in_hand: dict[int, list[int]] = {}
         self.space = address_map(algorithm.collective, algorithm.scratch_chunks, placement)
         self.memory = [[EMPTY] * span for span in self.space.span]
         for rank in range(algorithm.ranks):
@@ -61,22 +66,36 @@ class Machine:
         step = self.steps[block][self.at[block]]
         if any((rank, other, index) not in self.done for other, index in step.depends):
             return False
+        if block in self.in_hand:
+            return len(self.fifo[(rank, tb.send, tb.channel)]) < self.depth
         if step.op.receives and not self.fifo[(tb.recv, rank, tb.channel)]:
             return False
-        return not (step.op.sends and len(self.fifo[(rank, tb.send, tb.channel)]) >= self.depth)
+        full = step.op.sends and len(self.fifo[(rank, tb.send, tb.channel)]) >= self.depth
+        return not full or (step.op.receives and not self.atomic)
 
     def _run(self, block: int) -> None:
         rank, tb = self.blocks[block]
         step = self.steps[block][self.at[block]]
+        if block in self.in_hand:
+            self.fifo[(rank, tb.send, tb.channel)].append(self.in_hand.pop(block))
+        elif not self._begin(block, rank, tb, step):
+            return
+        self.done.add((rank, tb.index, self.at[block]))
+        self.at[block] += 1
+
+    def _begin(self, block: int, rank: int, tb, step: Step) -> bool:
+        """Do a step; False if its message is in hand and waits for room in the FIFO."""
         message = self.fifo[(tb.recv, rank, tb.channel)].popleft() if step.op.receives else None
         value = self._result(rank, step, message)
-        if step.op.sends:
-            self.fifo[(rank, tb.send, tb.channel)].append(value)
         if step.destination is not None:
             start = self.space.base[rank][step.destination.buffer] + step.destination.index
             self.memory[rank][start : start + step.count] = value
-        self.done.add((rank, tb.index, self.at[block]))
-        self.at[block] += 1
+        if step.op.sends and message is not None and not self.atomic:
+            self.in_hand[block] = value
+            return False
+        if step.op.sends:
+            self.fifo[(rank, tb.send, tb.channel)].append(value)
+        return True
 
     def _result(self, rank: int, step: Step, message: list[int] | None) -> list[int]:
         def load(span) -> list[int]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from commlib.compiler.channels import hinted_threadblock
+from commlib.compiler.order import threadblock_order
 from commlib.ir.algorithm import NOTHING, Algorithm, Ints, Origins
 from commlib.ir.graph import InstructionGraph
 
@@ -29,7 +30,7 @@ class Emit:
         """Apply the pass."""
         row_of_block = _block_rows(graph)
         tb = row_of_block[graph.block]
-        order = np.lexsort((graph.time, graph.recv != NOTHING, graph.level, tb))
+        order = threadblock_order(graph.with_columns(block=tb))
         position = np.empty(len(graph), dtype=np.int64)
         position[order] = np.arange(len(graph))
         sorted_graph = graph.keep(order)

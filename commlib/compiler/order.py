@@ -1,14 +1,15 @@
 """Order: a dependence level for every instruction, such that following the levels can never deadlock.
 
-Two steps. First every message of a connection gets its place in it: by the depth of its operation when send and
+Three steps. First every message of a connection gets its place in it: by the depth of its operation when send and
 receive are taken as one, then by trace order. Depth grows along every path of dependences, so neither end can need
 another order. Then levels are longest paths over hazards, messages, the order of each connection, and the bounded
-FIFO: a message of k chunks needs the k slots of its FIFO, so a send comes after the receive that makes room for it.
-All threadblocks in level order is then a schedule that completes at this FIFO depth, and by confluence every
-schedule completes.
+FIFO: a message of k chunks needs k slots of its FIFO, so it is sent after the receive that makes room for it.
+Last, threadblocks in level order are tried: if no cycle is left, that is a schedule which completes at this FIFO
+depth, and by confluence every schedule completes.
 
-Fused instructions may close a cycle, because one instruction has a place on two connections: those on the cycle are
-reported, to be taken apart. Without fusion trace order itself is a schedule, so there is always an answer.
+A fused instruction receives, which frees a slot, and then sends, which may have to wait for one: two events. It has
+a place on two connections, so it may close a cycle: those on a cycle are reported, to be taken apart. Without fusion
+trace order itself is a schedule, so there is always an answer.
 """
 
 from __future__ import annotations
@@ -21,40 +22,52 @@ from commlib.compiler.channels import MAX_CHANNELS
 from commlib.ir.algorithm import NOTHING, Ints
 from commlib.ir.graph import InstructionGraph
 
+Edges = tuple[Ints, Ints]
+"""Pairs (before, after)."""
+
 
 @dataclass(frozen=True)
 class Order:
-    """Graph with channels in, graph out with ``level`` filled, safe at FIFO depth ``fifo_depth`` and above.
+    """Graph with channels and blocks in, graph out with ``level`` filled, safe at FIFO depth ``fifo_depth`` and above.
 
-    When steps of count > 1 are split into chunks it is safe at every depth from the largest count on. Returns the
-    graph and the rows of fused instructions that lie on cycles (then the levels mean nothing). Linear in the edges.
+    When steps of count > 1 are split into chunks it is safe at every depth from the largest count on. A runtime in
+    which a fused step holds its receive slot until it has sent needs one slot more. Returns the graph and the rows of
+    fused instructions that lie on cycles (then the levels mean nothing). Linear in the edges, but for sorting.
     """
 
     fifo_depth: int = 1
 
-    def __call__(self, graph: InstructionGraph, hazards: tuple[Ints, Ints]) -> tuple[InstructionGraph, list[int]]:
+    def __call__(self, graph: InstructionGraph, hazards: Edges) -> tuple[InstructionGraph, list[int]]:
         """Apply the pass."""
+        events = _Events.of(graph)
+        before, after = self._edges(graph, hazards, events)
+        level, stuck = levels(events.count, before, after)
+        if not len(stuck):
+            ordered = graph.with_columns(level=level[: len(graph)])
+            rows = threadblock_order(ordered)
+            follows = graph.block[rows[1:]] == graph.block[rows[:-1]]
+            before = np.concatenate([before, events.finish[rows[:-1][follows]]])
+            after = np.concatenate([after, rows[1:][follows]])
+            _, stuck = levels(events.count, before, after)
+            if not len(stuck):
+                return ordered, []
+        on_cycles = _trim(events.count, before, after, stuck)
+        return graph, events.fused_among(on_cycles)
+
+    def _edges(self, graph: InstructionGraph, hazards: Edges, events: _Events) -> Edges:
         messages = _connection_order(graph, hazards)
         sender, receiver = graph.message_ends()
-        before, after = self._edges(graph, hazards, messages, sender, receiver)
-        level, stuck = levels(len(graph), before, after)
-        if not len(stuck):
-            return graph.with_columns(level=level), []
-        on_cycles = _trim(len(graph), before, after, stuck)
-        return graph, [row for row in on_cycles.tolist() if graph.recv[row] != NOTHING and graph.send[row] != NOTHING]
-
-    def _edges(
-        self, graph: InstructionGraph, hazards: tuple[Ints, Ints], messages: Ints, sender: Ints, receiver: Ints
-    ) -> tuple[Ints, Ints]:
         connection = _connections(graph, messages, sender)
         follows = connection[1:] == connection[:-1]
         one, next_one = messages[:-1][follows], messages[1:][follows]
         room_for, room_by = self._capacity(graph, messages, connection, sender)
-        before = [hazards[0], sender[messages], sender[one], receiver[one], receiver[room_by]]
-        after = [hazards[1], receiver[messages], sender[next_one], receiver[next_one], sender[room_for]]
+        sent = events.finish[sender]
+        own = graph.fused
+        before = [events.finish[hazards[0]], sent[messages], sent[one], receiver[one], receiver[room_by], own]
+        after = [hazards[1], receiver[messages], sent[next_one], receiver[next_one], sent[room_for], events.finish[own]]
         return np.concatenate(before), np.concatenate(after)
 
-    def _capacity(self, graph: InstructionGraph, messages: Ints, connection: Ints, sender: Ints) -> tuple[Ints, Ints]:
+    def _capacity(self, graph: InstructionGraph, messages: Ints, connection: Ints, sender: Ints) -> Edges:
         """Pairs (message, earlier message of its connection that must be received before there is room for it)."""
         if not len(messages):
             return messages, messages
@@ -69,6 +82,32 @@ class Order:
         return messages[needed], messages[freed_by[needed]]
 
 
+@dataclass(frozen=True)
+class _Events:
+    """Every instruction is one event, numbered as its row; a fused one has a second, its send, ``finish[row]``."""
+
+    count: int
+    finish: Ints
+    fused: Ints
+
+    @classmethod
+    def of(cls, graph: InstructionGraph) -> _Events:
+        fused = graph.fused
+        finish = np.arange(len(graph), dtype=np.int64)
+        finish[fused] = len(graph) + np.arange(len(fused))
+        return cls(len(graph) + len(fused), finish, fused)
+
+    def fused_among(self, events: Ints) -> list[int]:
+        """The rows of the fused instructions that have an event among these."""
+        found: list[int] = self.fused[np.isin(self.fused, events) | np.isin(self.finish[self.fused], events)].tolist()
+        return found
+
+
+def threadblock_order(graph: InstructionGraph) -> Ints:
+    """All rows by threadblock and, within it, level; sends before receives; then trace order."""
+    return np.lexsort((graph.time, graph.recv != NOTHING, graph.level, graph.block))
+
+
 def _connections(graph: InstructionGraph, messages: Ints, sender: Ints) -> Ints:
     """A number for the connection (sender, receiver, channel) of each message."""
     ranks, trace = graph.trace.collective.ranks, graph.trace
@@ -76,7 +115,7 @@ def _connections(graph: InstructionGraph, messages: Ints, sender: Ints) -> Ints:
     return pair * MAX_CHANNELS + graph.channel[sender[messages]]
 
 
-def _connection_order(graph: InstructionGraph, hazards: tuple[Ints, Ints]) -> Ints:
+def _connection_order(graph: InstructionGraph, hazards: Edges) -> Ints:
     """All messages, by connection and within it by (depth as a rendezvous, trace order)."""
     operation, fused = graph.operation, graph.fused
     before = np.concatenate([operation[hazards[0]], graph.recv[fused]])

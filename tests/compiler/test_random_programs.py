@@ -82,8 +82,8 @@ def test_compiled_does_what_the_trace_says(shape):
         trace = random_trace(rng, SHAPES[shape])
         for fuse in (True, False):
             try:
-                check(trace, CompileOptions(fuse=fuse), (1, 1, 2, 8), rng)
-                check(trace, CompileOptions(fuse=fuse, fifo_depth=2), (2, 8), rng)
+                check(trace, CompileOptions(fuse=fuse), (1, 1, 2, 2, 8), rng)
+                check(trace, CompileOptions(fuse=fuse, fifo_depth=8), (9,), rng)
             except CompileError:
                 refused += 1
             except Exception as error:
