@@ -1,11 +1,14 @@
 """Progress: runs the threadblocks to a fixed point on bounded FIFOs, which shows every deadlock.
 
-Units receive one message, then send one when the FIFO has a free slot. Nothing a threadblock waits for depends on
-time or on other threadblocks' choices: every FIFO has one sender and one receiver, and a wait that is over stays
-over. So all maximal runs perform the same units (confluence), and one run, in any order, decides for all of them;
-a larger depth only enables more, so freedom from deadlock is monotone in the depth. It also follows that the
-repetition of the program for each tile of a large message adds nothing: a run that performs all units leaves all
-FIFOs empty, so tile after tile is a possible run that completes, hence all runs complete.
+A unit receives one message (which frees its slot of the FIFO), then sends one when there is a free slot. A runtime
+that takes the message out of its FIFO only when it has room to send on needs one slot more than this says.
+
+Nothing a threadblock waits for depends on time or on other threadblocks' choices: every FIFO has one sender and one
+receiver, and a wait that is over stays over. So all maximal runs perform the same units (confluence), and one run,
+in any order, decides for all of them; a larger depth only enables more, so freedom from deadlock is monotone in the
+depth. It also follows that the repetition of the program for each tile of a large message adds nothing: a run that
+performs all units leaves all FIFOs empty, so tile after tile is a possible run that completes, hence all runs
+complete.
 
 Cost O(units + dependences) per run; depth 1 is tried first, and most algorithms need no other run.
 """
@@ -205,7 +208,8 @@ def _cycle(simulator: Simulator, units: Units, run: Run, cycle: list[int], depth
     lines = [f"{describe(a, number)} waits for {wait[1]}" for number, wait in zip(numbers, waits, strict=True)]
     shown = lines if len(lines) <= 12 else [*lines[:10], f"... {len(lines) - 11} more ...", lines[-1]]
     limit = "at any FIFO depth" if depth == UNBOUNDED else f"at FIFO depth {depth}"
-    message = f"{limit}, {len(cycle)} threadblocks wait for one another:\n" + "\n".join(shown)
+    who = f"{len(cycle)} threadblocks wait for one another" if len(cycle) > 1 else "1 threadblock waits for itself"
+    message = f"{limit}, {who}:\n" + "\n".join(shown)
     links, link = units.links, waits[0][2]
     more: dict[str, object] = {}
     if link != NOTHING:
