@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from commlib.algorithms.entry import NODES, Entry, whole_nodes
 from commlib.algorithms.shapes import fold, peers, power_below
-from commlib.dsl import BufferLike, Chunk, Program
+from commlib.dsl import BufferLike, Program
 
 
 def ring_allreduce(p: Program) -> None:
@@ -122,7 +122,7 @@ def _fold_halves(p: Program) -> tuple[tuple[int, ...], dict[int, BufferLike]]:
     for even, odd in shape.pairs:
         p.chunk(even, "input", 0, half).reduce(p.chunk(odd, "input", 0, half), into="output")
         upper = p.chunk(odd, "input", half, half).reduce(p.chunk(even, "input", half, half), into="output")
-        upper.copy(even)
+        upper.copy(even, channel=1)  # not fused: 2k cannot receive this part before it has sent all of its own
         holds[even] = "output"
     return shape.core, holds
 
@@ -138,32 +138,26 @@ def _unfold(p: Program) -> None:
 def hierarchical_allreduce(p: Program, nodes: int) -> None:
     """Hierarchical (BlueConnect): reduce-scatter in each node, ring allreduce between nodes, allgather in each node.
 
-    With L = N / nodes local ranks, local rank g of every node reduces piece g over its node; the ranks g of all
-    nodes reduce and spread that piece in a ring; then each node gathers. Chunks: N. Steps: 2(L - 1) hops inside
-    nodes and 2(nodes - 1) between them. Bytes sent per rank: 2(L - 1)/L S inside, 2(nodes - 1)/N S between nodes.
+    With L = N / nodes local ranks, local rank g of every node reduces piece g over its node (all pairs); the ranks g
+    of all nodes reduce and spread that piece in a ring; then each hands it to its node. Chunks: N. Steps: 2 hops
+    inside nodes and 2(nodes - 1) between them. Bytes sent per rank: 2(L - 1)/L S inside, 2(nodes - 1)/N S between
+    nodes. Time: 2 alpha + 2(L - 1)/L S beta inside, 2(nodes - 1) alpha + 2(nodes - 1)/N S beta between.
     Source: Cho et al., "BlueConnect: decomposing all-reduce for deep learning on heterogeneous network hierarchy"
     (2019).
     """
     local = p.ranks // nodes
-    for node in range(nodes):
-        for g in range(local):
-            piece = [p.chunk(node * local + h, "input", g * nodes, nodes) for h in range(local)]
-            _reduce_around(piece[g + 1 :] + piece[: g + 1])
+    for r in range(p.ranks):
+        node, g = divmod(r, local)
+        c = p.chunk(r, "input", g * nodes, nodes)
+        for h in peers(local, g):
+            c = c.reduce(p.chunk(node * local + h, "input", g * nodes, nodes), into="output")
     for g in range(local):
         for m in range(nodes):
             _ring(p, [(m + hop) % nodes * local + g for hop in range(nodes)], g * nodes + m, local == 1)
-    for node in range(nodes):
-        for g in range(local):
-            c = p.chunk(node * local + g, "output", g * nodes, nodes)
-            for hop in range(1, local):
-                c = c.copy(node * local + (g + hop) % local)
-
-
-def _reduce_around(chunks: list[Chunk]) -> None:
-    """Reduce along the list: the last one's rank gets the sum, in its output."""
-    c = chunks[0]
-    for mine in chunks[1:]:
-        c = mine.reduce(c, into="output")
+    for r in range(p.ranks):
+        node, g = divmod(r, local)
+        for h in peers(local, g):
+            p.chunk(r, "output", g * nodes, nodes).copy(node * local + h)
 
 
 def _ring(p: Program, ring: list[int], index: int, fresh: bool) -> None:

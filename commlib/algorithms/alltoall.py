@@ -97,18 +97,20 @@ def three_step_alltoall(p: Program, nodes: int) -> None:
     Source: Cowan et al., "MSCCLang" (2023), the three-step alltoall.
     """
     local, square = p.ranks // nodes, (p.ranks // nodes) ** 2
+    inside = p.scratch("inside", local)
     outbound = [p.scratch(f"to node {node}", square) for node in range(nodes)]
     inbound = [p.scratch(f"from node {node}", square) for node in range(nodes)]
     for r in range(p.ranks):
         node, g = divmod(r, local)
         for d in [r, *peers(p.ranks, r)]:
             target, place = divmod(d, local)
-            gateway = place if target == node else target % local
-            p.chunk(r, "input", d).copy(node * local + gateway, outbound[target], place * local + g)
+            if target == node:
+                p.chunk(r, "input", d).copy(d, inside, g)
+            else:
+                p.chunk(r, "input", d).copy(node * local + target % local, outbound[target], place * local + g)
+    for r in range(p.ranks):
+        p.chunk(r, inside, 0, local).copy(r, "output", r // local * local)
     for node in range(nodes):
-        for place in range(local):  # shards within the node are at their destination now
-            c = p.chunk(node * local + place, outbound[node], place * local, local)
-            c.copy(c.rank, "output", node * local)
         for target in peers(nodes, node):
             c = p.chunk(node * local + target % local, outbound[target], 0, square)
             _spread(c.copy(target * local + node % local, inbound[node], 0), target, node, local)

@@ -119,7 +119,7 @@ def recursive_halving_reducescatter(p: Program) -> None:
 
     Far ranks exchange the large parts. Other counts than powers of two first fold the extra ranks into neighbours,
     who send them their shard at the end. Chunks: 1. Steps: log2 N hops, 2 more when folding. Bytes sent per rank:
-    (N - 1) S, the optimum; (N + 1) S more when folding. Time: log2 N alpha + (N - 1) S beta. Scratch: N S.
+    (N - 1) S, the optimum; at most N S when folding. Time: log2 N alpha + (N - 1) S beta. Scratch: N S.
     Source: Thakur, Rabenseifner, Gropp (2005).
     """
     shape, partial = fold(p.ranks), p.scratch("partial", p.ranks)
@@ -149,21 +149,21 @@ def hierarchical_reducescatter(p: Program, nodes: int) -> None:
 
     With L = N / nodes local ranks: rank g of a node first sums, over its node, the shards of the ranks g of all
     nodes. Chunks: 1. Steps: 1 hop inside a node, nodes - 1 between nodes. Bytes sent per rank: (N - nodes) S
-    inside, (nodes - 1) S between nodes. Scratch: N S. Source: Cho et al., "BlueConnect" (2019), the first half.
+    inside, (nodes - 1) S between nodes. Scratch: nodes S. Source: Cho et al., "BlueConnect" (2019), the first half.
     """
-    local, partial = p.ranks // nodes, p.scratch("partial", p.ranks)
+    local, partial = p.ranks // nodes, p.scratch("partial", nodes)
     for owner in range(p.ranks):
         home, place = divmod(owner, local)
         sums = {}
         for node in range(nodes):
             c = p.chunk(node * local + place, "input", owner)
             for other in peers(local, place):
-                c = c.reduce(p.chunk(node * local + other, "input", owner), into=partial)
+                c = c.reduce(p.chunk(node * local + other, "input", owner), into=(partial, home))
             sums[node] = c
         first, *others = [*peers(nodes, home), home]
         c = sums[first]
-        for node in others:
-            c = sums[node].reduce(c, into=("output", 0) if node == home else partial)
+        for node in others:  # the hint keeps the ring apart from what precedes it, which would break it up
+            c = sums[node].reduce(c, into=("output", 0) if node == home else (partial, home), channel=0)
         c.copy(owner, "output", 0)  # it is there already, unless there is one node
 
 

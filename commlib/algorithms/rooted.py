@@ -43,7 +43,7 @@ def ring_reduce(p: Program) -> None:
         c = p.chunk(first, "input", i)
         for rank in others:
             c = p.chunk(rank, "input", i).reduce(c, into="output" if rank == root else partial)
-        c.copy(root, "output", i)
+        c.copy(root, "output", i, channel=1)  # apart from the ring, which it would break up
 
 
 def direct_gather(p: Program) -> None:

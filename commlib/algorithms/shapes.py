@@ -86,10 +86,12 @@ def double_binary_tree(ranks: int) -> tuple[Edges, Edges]:
 
 def _in_order_tree(ranks: int) -> Edges:
     """The binary search tree over 1 ... ranks - 1 below rank 0: odd ranks are leaves."""
-    parents = {v: _in_order_parent(v, ranks) for v in range(1, ranks)}
+    children: list[list[int]] = [[] for _ in range(ranks)]
+    for v in range(1, ranks):
+        children[_in_order_parent(v, ranks)].append(v)
     edges, level = [], [0]
     while level:
-        below = [(parent, v) for parent in level for v in range(1, ranks) if parents[v] == parent]
+        below = [(parent, v) for parent in level for v in children[parent]]
         edges += below
         level = [v for _, v in below]
     return edges

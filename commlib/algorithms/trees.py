@@ -17,8 +17,9 @@ def binomial_broadcast(p: Program) -> None:
     Chunks: ``chunks`` (1). Steps: ceil(log2 N) hops. Bytes sent by the root: log2 N S. Time: log2 N (alpha + S beta).
     Source: Thakur, Rabenseifner, Gropp (2005).
     """
+    tree = binomial_tree(p.ranks)
     for k in range(p.chunks):
-        _broadcast(p, binomial_tree(p.ranks), p.chunk(root_of(p), "input", k))
+        _broadcast(p, tree, p.chunk(root_of(p), "input", k))
 
 
 def chain_broadcast(p: Program) -> None:
@@ -52,9 +53,9 @@ def binomial_reduce(p: Program) -> None:
     Chunks: ``chunks`` (1). Steps: ceil(log2 N) hops. Bytes received by the root: log2 N S. Time: log2 N (alpha +
     S beta). Source: Thakur, Rabenseifner, Gropp (2005).
     """
-    partial = p.scratch("partial", p.chunks)
+    tree, partial = binomial_tree(p.ranks), p.scratch("partial", p.chunks)
     for k in range(p.chunks):
-        _reduce(p, binomial_tree(p.ranks), k, partial)
+        _reduce(p, tree, k, partial)
 
 
 def chain_reduce(p: Program) -> None:
@@ -88,9 +89,10 @@ def binomial_tree_allreduce(p: Program) -> None:
     Chunks: ``chunks`` (1). Steps: 2 ceil(log2 N) hops. Bytes sent per rank: at most log2 N S. Time: 2 log2 N
     (alpha + S beta). Source: Thakur, Rabenseifner, Gropp (2005).
     """
+    tree = binomial_tree(p.ranks)
     for k in range(p.chunks):
-        total = _reduce(p, binomial_tree(p.ranks), k, "output")
-        _broadcast(p, binomial_tree(p.ranks), total)
+        total = _reduce(p, tree, k, "output")
+        _broadcast(p, tree, total)
 
 
 def double_binary_tree_allreduce(p: Program) -> None:
