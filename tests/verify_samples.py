@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ from commlib.verify.reference import Pick
 
 I, O, S = Buffer  # noqa: E741
 Slot = tuple[Buffer, int] | None
+_CLOCK = itertools.count()
 
 
 @dataclass
@@ -21,6 +23,7 @@ class Row:
     dst: Slot = None
     count: int = 1
     deps: list[tuple[int, int]] = field(default_factory=list)
+    when: int = field(default_factory=_CLOCK.__next__)
 
 
 @dataclass
