@@ -124,9 +124,10 @@ class Step:
     """The steps it waits for, as (threadblock, step index) of the same rank."""
 
     def __str__(self) -> str:
-        arrow = " -> ".join(str(span) for span in (self.source, self.destination) if span is not None)
-        waits = "".join(f" after {tb}.{step}" for tb, step in self.depends)
-        return f"{self.op.short} {arrow}{waits}".replace("  ", " ").strip()
+        source = "" if self.source is None else f" {self.source}"
+        destination = "" if self.destination is None else f" -> {self.destination}"
+        waits = ", ".join(f"{tb}.{step}" for tb, step in self.depends)
+        return f"{self.op.short}{source}{destination}{' after ' + waits if waits else ''}"
 
 
 @dataclass(frozen=True)
