@@ -1,0 +1,383 @@
+"""The gloo transport: messages over the point-to-point calls of a ``torch.distributed`` gloo group.
+
+Two facts of gloo shape it. A receive's Work is not completed by polling, only by ``wait``; and a ``wait`` that times
+out closes the connection for good. So there is one receiver thread per peer, which waits with a long deadline and
+sorts what comes into one queue per channel, and a launch receives exactly the frames that its plan foretells: no
+receive is left over between launches. A sender has credit for ``fifo_depth`` messages per connection beyond those
+that it was told were taken, and the receiver tells it only if the launch has more messages than that.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import torch
+
+from commlib.errors import ExecutionError
+from commlib.runtime.cause import Cause, failure, loads_cause
+from commlib.runtime.monitor import STALLED_AFTER, Monitor
+from commlib.runtime.plan import Link, RankPlan
+from commlib.runtime.transport import Bytes, Frame, Wait
+from commlib.runtime.wire import HEADER_BYTES, Call, Header, Kind, read_header, write_header
+
+POSTED = 2
+"""Receives posted ahead per peer: the next message then travels while this one is sorted."""
+SMALLEST_FRAME = 4096
+GIVE_UP = 2.0
+"""Seconds after the launch's deadline at which a receiver thread gives up (and gloo closes the connection)."""
+
+
+class Buffer(NamedTuple):
+    """A frame's memory, as the tensor that gloo takes and as the array that the engine writes."""
+
+    tensor: torch.Tensor
+    array: Bytes
+
+
+class Pool:
+    """Frames of one size, used again."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self._free = size, list[Buffer]()
+
+    def take(self) -> Buffer:
+        """A free frame, or a new one."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            tensor = torch.empty(self.size, dtype=torch.uint8)
+            return Buffer(tensor, tensor.numpy())
+
+    def give(self, buffer: Buffer) -> None:
+        """Take a frame back."""
+        self._free.append(buffer)
+
+
+class Sent(NamedTuple):
+    """A send under way: its Work, and the memory that must live until it is done."""
+
+    work: Any
+    buffer: Buffer
+
+
+class GlooTransport:
+    """The transport of one communicator: its tag on the group, its receiver threads and its frames."""
+
+    def __init__(self, group: Any, tag: int, fifo_depth: int, monitor: Monitor) -> None:
+        self.group, self.tag, self.fifo_depth, self.monitor = group, tag, fifo_depth, monitor
+        self.rank: int = group.rank()
+        self._receivers: dict[int, queue.SimpleQueue[Callable[[], None] | None]] = {}
+        self._pools: dict[int, Pool] = {}
+
+    def open(self, call: Call, plan: RankPlan, itemsize: int, deadline: float) -> GlooEndpoint:
+        """Begin a launch: post its receives."""
+        needed = max(SMALLEST_FRAME, HEADER_BYTES + plan.message_elements * itemsize)
+        size = 1 << (needed - 1).bit_length()
+        pool = self._pools.setdefault(size, Pool(size))
+        return GlooEndpoint(self, call, plan, pool, deadline)
+
+    def send(self, peer: int, buffer: Buffer, size: int) -> Any:
+        """Begin to send the first ``size`` bytes of a frame."""
+        return self.group.send([buffer.tensor[:size]], peer, self.tag)
+
+    def receive(self, peer: int, buffer: Buffer) -> Any:
+        """Begin to receive a frame of any size up to the buffer's."""
+        return self.group.recv([buffer.tensor], peer, self.tag)
+
+    def serve(self, peer: int, job: Callable[[], None]) -> None:
+        """Run a job on the peer's thread, after those before it."""
+        if peer not in self._receivers:
+            jobs = self._receivers[peer] = queue.SimpleQueue()
+            threading.Thread(target=_serve, args=(jobs,), name=f"commlib-peer-{peer}", daemon=True).start()
+        self._receivers[peer].put(job)
+
+    def close(self) -> None:
+        """End the threads."""
+        for jobs in self._receivers.values():
+            jobs.put(None)
+
+
+def _serve(jobs: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+    while (job := jobs.get()) is not None:
+        job()
+
+
+class CreditPlan(NamedTuple):
+    """Flow control of one link: ``initial`` messages need no credit, each of ``frames`` credits is for ``batch``."""
+
+    initial: int
+    batch: int
+    frames: int
+
+
+def credit_plan(messages: int, fifo_depth: int) -> CreditPlan:
+    """Credits in batches of half a FIFO; the sender begins with so many more that it always has a whole FIFO."""
+    batch = max(1, fifo_depth // 2)
+    initial = fifo_depth + batch - 1
+    return CreditPlan(initial, batch, max(0, -(-(messages - initial) // batch)))
+
+
+class Outgoing:
+    """The sending side of a link. ``granted`` is written by the peer's thread only, the rest by the engine's."""
+
+    def __init__(self, link: Link, fifo_depth: int) -> None:
+        self.link, self.credit = link, credit_plan(link.messages, fifo_depth)
+        self.granted, self.count, self.reaped = 0, 0, 0
+        self.sent: deque[Sent] = deque()
+
+    @property
+    def has_room(self) -> bool:
+        return self.count < self.credit.initial + self.granted * self.credit.batch
+
+
+class Incoming:
+    """The receiving side of a link: what has come, and how many messages were taken."""
+
+    def __init__(self, link: Link, fifo_depth: int) -> None:
+        self.link, self.credit = link, credit_plan(link.messages, fifo_depth)
+        self.inbox: deque[tuple[Header, Buffer]] = deque()
+        self.arrived, self.taken, self.returned = 0, 0, 0
+
+
+class GlooEndpoint:
+    """One rank's side of one launch. The engine's thread calls everything but ``_receive_all`` and what it calls."""
+
+    def __init__(self, transport: GlooTransport, call: Call, plan: RankPlan, pool: Pool, deadline: float) -> None:
+        self._transport, self._call, self._pool, self._deadline = transport, call, pool, deadline
+        self._rank, self._monitor = transport.rank, transport.monitor
+        self._out = [Outgoing(link, transport.fifo_depth) for link in plan.sends]
+        self._in = [Incoming(link, transport.fifo_depth) for link in plan.receives]
+        self._credits: dict[int, list[Sent]] = {}
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._trouble: Cause | None = None
+        self._by_channel = {(link.link.peer, link.link.channel): link for link in self._in}
+        self._by_credit = {(link.link.peer, link.link.channel): link for link in self._out}
+        self._flush: dict[int, queue.SimpleQueue[list[Sent]]] = {}
+        self._unfinished: set[int] = set()
+        for peer, frames in self._foretell().items():
+            self._unfinished.add(peer)
+            self._flush[peer] = queue.SimpleQueue()
+            transport.serve(peer, lambda peer=peer, frames=frames: self._attend(peer, frames))  # type: ignore[misc]
+
+    def _foretell(self) -> dict[int, int]:
+        """How many frames come from each peer that this launch has to do with."""
+        frames: dict[int, int] = {}
+        for incoming in self._in:
+            frames[incoming.link.peer] = frames.get(incoming.link.peer, 0) + incoming.link.messages
+        for outgoing in self._out:
+            frames[outgoing.link.peer] = frames.get(outgoing.link.peer, 0) + outgoing.credit.frames
+        return frames
+
+    # The engine's side
+
+    def try_send(self, link: int, size: int) -> Frame | None:
+        """A frame, while there is credit."""
+        out = self._out[link]
+        if not out.has_room:
+            return None
+        self._reap(out)
+        buffer = self._pool.take()
+        return Frame(buffer.array[HEADER_BYTES : HEADER_BYTES + size], buffer)
+
+    def commit(self, link: int, frame: Frame) -> None:
+        """Send it."""
+        out = self._out[link]
+        sent = self._send(out.link.peer, frame.keeper, Kind.DATA, out.link.channel, out.count, len(frame.payload))
+        out.count += 1
+        if sent is not None:
+            out.sent.append(sent)
+
+    def try_recv(self, link: int, size: int) -> Frame | None:
+        """The next message, if it has come."""
+        incoming = self._in[link]
+        if not incoming.inbox:
+            return None
+        header, buffer = incoming.inbox.popleft()
+        if header.size != size or header.message != incoming.taken:
+            self._differ(incoming.link.peer, f"message {header.message} of {header.size} bytes", size, incoming)
+        incoming.taken += 1
+        credit = incoming.credit
+        if incoming.returned < credit.frames and incoming.taken == (incoming.returned + 1) * credit.batch:
+            self._return_credit(incoming)
+        return Frame(buffer.array[HEADER_BYTES : HEADER_BYTES + size], buffer)
+
+    def release(self, _link: int, frame: Frame) -> None:
+        """Give the frame back to the pool."""
+        self._pool.give(frame.keeper)
+
+    def wait_any(self, deadline: float, waits: list[Wait]) -> None:
+        """Wait for news from a peer's thread; when none comes for a while, ask the monitor."""
+        while self._trouble is None:
+            try:
+                self._bell.get(timeout=STALLED_AFTER)
+            except queue.Empty:
+                self._stall(deadline, waits)
+                continue
+            while not self._bell.empty():
+                self._bell.get()
+            self._monitor.moved()
+            if self._trouble is None:
+                return
+        raise failure(self._rank, self._call_name, waits, self._monitor.report(self._trouble))
+
+    def finish(self, deadline: float) -> Cause | None:
+        """All steps are done: wait until the peers have what they were sent. What went wrong, if anything did."""
+        for peer, flush in self._flush.items():
+            links = [sent for out in self._out if out.link.peer == peer for sent in out.sent]
+            flush.put(links + self._credits.get(peer, []))
+        while self._unfinished and self._trouble is None:
+            try:
+                self._bell.get(timeout=STALLED_AFTER)
+            except queue.Empty:
+                waits_for = tuple(self._unfinished)
+                found = self._monitor.stalled(waits_for, _is_late(deadline))
+                self._trouble = self._trouble or found or _overdue(self._rank, deadline, waits_for)
+        return None if self._trouble is None else self._monitor.report(self._trouble)
+
+    def abort(self, cause: Cause) -> None:
+        """Tell the peers that expect something of this rank why nothing more will come, and let the threads go."""
+        text = cause.dumps().encode()[: SMALLEST_FRAME - HEADER_BYTES]
+        peers = {out.link.peer for out in self._out if out.count < out.link.messages}
+        peers |= {link.link.peer for link in self._in if link.returned < link.credit.frames}
+        for peer in peers - {cause.rank}:
+            buffer = self._pool.take()
+            buffer.array[HEADER_BYTES : HEADER_BYTES + len(text)] = memoryview(text)
+            self._send(peer, buffer, Kind.ABORT, 0, 0, len(text))
+        for flush in self._flush.values():
+            flush.put([])
+
+    @property
+    def _call_name(self) -> str:
+        return f"call {self._call.number} ({self._call.text})"
+
+    def _stall(self, deadline: float, waits: list[Wait]) -> None:
+        peers = tuple(sorted({wait.peer for wait in waits if wait.peer is not None}))
+        found = self._monitor.stalled(peers, _is_late(deadline))
+        self._trouble = self._trouble or found or _overdue(self._rank, deadline, peers)
+
+    def _reap(self, out: Outgoing) -> None:
+        """Use the memory of messages again that the receiver said it took: to wait for those takes no time."""
+        while out.sent and out.reaped < out.granted * out.credit.batch:
+            sent = out.sent.popleft()
+            sent.work.wait()
+            self._pool.give(sent.buffer)
+            out.reaped += 1
+
+    def _return_credit(self, incoming: Incoming) -> None:
+        buffer, link = self._small(), incoming.link
+        sent = self._send(link.peer, buffer, Kind.CREDIT, link.channel, incoming.returned, 0)
+        incoming.returned += 1
+        if sent is not None:
+            self._credits.setdefault(link.peer, []).append(sent)
+
+    def _small(self) -> Buffer:
+        tensor = torch.empty(HEADER_BYTES, dtype=torch.uint8)
+        return Buffer(tensor, tensor.numpy())
+
+    def _send(self, peer: int, buffer: Buffer, kind: Kind, channel: int, message: int, size: int) -> Sent | None:
+        write_header(buffer.array, self._call, kind, channel, message, size)
+        try:
+            return Sent(self._transport.send(peer, buffer, HEADER_BYTES + size), buffer)
+        except RuntimeError as error:
+            self._fail(_gone(peer, self._rank, error))
+            return None
+
+    def _differ(self, peer: int, sent: str, size: int, incoming: Incoming) -> None:
+        text = (
+            f"rank {peer} sent {sent} on channel {incoming.link.channel}, "
+            f"but message {incoming.taken} of {size} bytes was due"
+        )
+        cause = self._monitor.report(Cause("mismatch", peer, text, self._rank))
+        raise failure(self._rank, self._call_name, [], cause)
+
+    # The peers' threads
+
+    def _attend(self, peer: int, frames: int) -> None:
+        """A peer's thread: receive the foretold frames, then see to it that what was sent has left."""
+        try:
+            if self._receive_all(peer, frames):
+                for sent in self._flush[peer].get():
+                    sent.work.wait(self._remaining())
+                self._unfinished.discard(peer)
+                self._bell.put(None)
+        except RuntimeError as error:
+            self._fail(_gone(peer, self._rank, error))
+        except ExecutionError as error:
+            self._fail(Cause("mismatch", peer, error.message, self._rank))
+
+    def _receive_all(self, peer: int, frames: int) -> bool:
+        posted: deque[tuple[Any, Buffer]] = deque()
+        for left in range(frames, 0, -1):
+            while len(posted) < min(POSTED, left):
+                buffer = self._pool.take()
+                posted.append((self._transport.receive(peer, buffer), buffer))
+            work, buffer = posted.popleft()
+            work.wait(self._remaining())
+            if not self._sort(peer, buffer):
+                return False
+        return True
+
+    def _sort(self, peer: int, buffer: Buffer) -> bool:
+        """Put a received frame where it belongs."""
+        header = read_header(buffer.array)
+        if header is not None and header.kind is Kind.ABORT:
+            payload = buffer.array[HEADER_BYTES : HEADER_BYTES + header.size].tobytes()
+            self._fail(_told(peer, payload, self._rank))
+            return False
+        if header is None or (header.call.number, header.call.fingerprint) != (
+            self._call.number,
+            self._call.fingerprint,
+        ):
+            self._fail(Cause("mismatch", peer, _other_call(peer, header, self._rank, self._call), self._rank))
+            return False
+        if header.kind is Kind.CREDIT:
+            self._by_credit[peer, header.channel].granted += 1
+            self._pool.give(buffer)
+        else:
+            self._by_channel[peer, header.channel].inbox.append((header, buffer))
+        self._bell.put(None)
+        return True
+
+    def _remaining(self) -> timedelta:
+        return timedelta(seconds=max(0.1, self._deadline + GIVE_UP - time.monotonic()))
+
+    def _fail(self, cause: Cause) -> None:
+        self._trouble = self._trouble or cause
+        self._bell.put(None)
+
+
+def _is_late(deadline: float) -> bool:
+    """Whether the time to name an absent peer has come: shortly before the deadline."""
+    return time.monotonic() > deadline - 1.0
+
+
+def _overdue(rank: int, deadline: float, waits_for: tuple[int, ...]) -> Cause | None:
+    if time.monotonic() < deadline:
+        return None
+    return Cause("deadline", rank, f"the deadline passed, waiting for {list(waits_for)}", rank)
+
+
+def _gone(peer: int, rank: int, error: RuntimeError) -> Cause:
+    detail = str(error).split("\n")[0].split("] ", 1)[-1]
+    return Cause("gone", peer, f"rank {peer} is gone: its connection closed ({detail})", rank)
+
+
+def _told(peer: int, payload: bytes, rank: int) -> Cause:
+    try:
+        return loads_cause(payload.decode())
+    except (json.JSONDecodeError, KeyError):
+        return Cause("failed", peer, f"rank {peer} failed", rank)
+
+
+def _other_call(peer: int, header: Header | None, rank: int, call: Call) -> str:
+    if header is None:
+        return f"rank {peer} sent what is no frame of commlib"
+    theirs, ours = header.call, call
+    return f"rank {peer} is in call {theirs.number} ({theirs.text}), rank {rank} in call {ours.number} ({ours.text})"
