@@ -15,6 +15,7 @@ from commlib.compiler import CompileOptions, compile_trace
 from commlib.errors import CompileError
 from commlib.ir.contents import EMPTY
 from commlib.ir.trace import COLUMNS, Trace, run_trace
+from commlib.verify import verify
 
 COUNT = int(os.environ.get("COMMLIB_RANDOM_PROGRAMS", "60"))
 SHAPES = {
@@ -63,6 +64,8 @@ def observable(algorithm, placement, memory, machine):
 def check(trace: Trace, options: CompileOptions, depths, rng: random.Random) -> None:
     algorithm = compile_trace(trace, options)
     factor = algorithm.collective.chunks // trace.collective.chunks
+    report = verify(algorithm, trace.placements, fifo_depth=max(int(algorithm.count.max(initial=1)), 1))
+    assert report.proved == trace.placements, report.text()
     for placement in trace.placements:
         table, expected = run_trace(refined(trace, factor), placement)
         for depth in depths:
