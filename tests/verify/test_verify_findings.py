@@ -80,7 +80,7 @@ def test_unmatched_number() -> None:
     finding = _only(plan, FindingKind.MATCH)
     assert finding.message == (
         "connection 0 -> 1 channel 0: 4 messages are sent and 3 received; "
-        "the message of rank 0 threadblock 0 step 3 (rcs o[0], plan.py:4) is never received"
+        "the message of rank 0 threadblock 0 step 3 (rcs -> o[0], plan.py:4) is never received"
     )
     assert (finding.rank, finding.peer, finding.channel, finding.step) == (0, 1, 0, 3)
 
@@ -90,7 +90,7 @@ def test_never_sent() -> None:
     plan.block(1, recv=0).add(Op.RECV, None, (O, 0))
     message = _only(plan, FindingKind.MATCH).message
     assert "0 messages are sent and 1 received" in message
-    assert message.endswith("the message of rank 1 threadblock 0 step 0 (r o[0], plan.py:1) is never sent")
+    assert message.endswith("the message of rank 1 threadblock 0 step 0 (r -> o[0], plan.py:1) is never sent")
 
 
 def test_unmatched_count() -> None:
@@ -194,7 +194,7 @@ def test_race_names_both_steps() -> None:
     finding = report.findings[0]
     assert finding.message == (
         "in place, rank 0 i[1] = o[1]: rank 0 threadblock 1 step 0 (s i[1], plan.py:2) and "
-        "rank 0 threadblock 2 step 0 (r o[1], plan.py:3) both use it, one of them writes, "
+        "rank 0 threadblock 2 step 0 (r -> o[1], plan.py:3) both use it, one of them writes, "
         "and no threadblock order, dependence or message orders them"
     )
     assert (finding.kind, finding.placement, finding.others) == (FindingKind.RACE, IN, ((0, 1, 0),))
