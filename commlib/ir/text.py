@@ -29,7 +29,7 @@ from typing import NoReturn
 
 from commlib.collectives import Buffer, Collective, Contribution, Placement, custom
 from commlib.errors import AlgorithmError, FormatError, LimitError, SpecError
-from commlib.ir.algorithm import HAS_DESTINATION, HAS_SOURCE, OP_OF_SHORT, Algorithm, Op, Step, Threadblock
+from commlib.ir.algorithm import HAS_DESTINATION, HAS_SOURCE, OP_OF_SHORT, Algorithm, Op, Threadblock
 from commlib.ir.builder import AlgorithmBuilder
 
 MAX_NUMBER = 2**31 - 1
@@ -64,7 +64,8 @@ def _lines(algorithm: Algorithm) -> Iterator[str]:
         for block in algorithm.threadblocks(rank):
             yield _block_line(block)
             for number in block.steps:
-                yield step_to_text(algorithm.step(number))
+                step = algorithm.step(number)
+                yield f"  {step.index} {step}"
 
 
 def _collective_lines(c: Collective) -> Iterator[str]:
@@ -89,14 +90,6 @@ def _block_line(block: Threadblock) -> str:
     send = "" if block.send is None else f" send {block.send}"
     recv = "" if block.recv is None else f" recv {block.recv}"
     return f"tb {block.index}{send}{recv} channel {block.channel}"
-
-
-def step_to_text(step: Step) -> str:
-    """The line of one step."""
-    source = "" if step.source is None else f" {step.source}"
-    operands = source if step.destination is None else f"{source} -> {step.destination}"
-    after = "" if not step.depends else " after " + ", ".join(f"{tb}.{index}" for tb, index in step.depends)
-    return f"  {step.index} {step.op.short}{operands}{after}"
 
 
 def algorithm_from_text(text: str, file: str = "<text>") -> Algorithm:
