@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from commlib.collectives import broadcast, custom
 from commlib.errors import FormatError, LimitError
 from commlib.formats import ReaderLimits, collective_from_json, from_json, load, read_collective, read_json
+from commlib.formats.json_fields import parse_json
 from commlib.ir.text import algorithm_from_text
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "formats"
