@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from commlib.collectives import Placement
-from commlib.formats import load, read_xml_with_info
+from commlib.formats import load, read_xml_with_info, xml_info
 from commlib.formats.msccl_xml import parse_xml, xml_text
 from commlib.ir.algorithm import Op
 
@@ -22,6 +22,7 @@ FILES = sorted(FOLDER.glob("*.xml"))
 def test_a_foreign_file_is_read_and_means_the_same_after_writing(path: Path) -> None:
     algorithm, info = read_xml_with_info(path)
     assert info.notes == ()
+    assert xml_info(path) == info
     assert info.ngpus == algorithm.ranks
     assert info.nchannels == algorithm.channels
     assert not np.any(algorithm.op == Op.NOP)
