@@ -6,7 +6,7 @@ input chunk only after its last use.
 
 from __future__ import annotations
 
-from commlib.algorithms.entry import NODES, Entry, whole_nodes
+from commlib.algorithms.entry import NODES, Entry, Values, chunk_per_rank, whole_nodes
 from commlib.algorithms.shapes import fold, peers, power_below
 from commlib.dsl import BufferLike, Program
 
@@ -171,13 +171,15 @@ def _ring(p: Program, ring: list[int], index: int, fresh: bool) -> None:
         c = c.copy(rank)
 
 
+def _power_of_two(ranks: int, _values: Values) -> int:
+    return power_below(ranks)
+
+
 ENTRIES = (
-    Entry("allreduce", ring_allreduce, ("large",), lambda ranks, values: ranks),
+    Entry("allreduce", ring_allreduce, ("large",), chunk_per_rank),
     Entry("allreduce", allpairs_one_shot_allreduce, ("small",)),
-    Entry("allreduce", allpairs_allreduce, ("small", "large"), lambda ranks, values: ranks),
+    Entry("allreduce", allpairs_allreduce, ("small", "large"), chunk_per_rank),
     Entry("allreduce", recursive_doubling_allreduce, ("small",)),
-    Entry(
-        "allreduce", recursive_halving_doubling_allreduce, ("small", "large"), lambda ranks, values: power_below(ranks)
-    ),
-    Entry("allreduce", hierarchical_allreduce, ("large",), lambda ranks, values: ranks, (NODES,), whole_nodes),
+    Entry("allreduce", recursive_halving_doubling_allreduce, ("small", "large"), _power_of_two),
+    Entry("allreduce", hierarchical_allreduce, ("large",), chunk_per_rank, (NODES,), whole_nodes),
 )

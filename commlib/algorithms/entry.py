@@ -25,12 +25,22 @@ class Parameter:
     meaning: str
 
 
-def any_ranks(ranks: int, values: Values) -> str | None:  # noqa: ARG001 - one signature for all
+def one_chunk(_ranks: int, _values: Values) -> int:
+    """Shards of one chunk."""
+    return 1
+
+
+def chunk_per_rank(ranks: int, _values: Values) -> int:
+    """Shards of one chunk for each rank."""
+    return ranks
+
+
+def any_ranks(_ranks: int, _values: Values) -> str | None:
     """No number of ranks is refused."""
     return None
 
 
-def power_of_two_ranks(ranks: int, values: Values) -> str | None:  # noqa: ARG001 - one signature for all
+def power_of_two_ranks(ranks: int, _values: Values) -> str | None:
     """Refuses all but powers of two."""
     return "the number of ranks must be a power of two" if ranks & (ranks - 1) else None
 
@@ -56,7 +66,7 @@ class Entry:
     collective: str
     function: Callable[..., None]
     good_for: tuple[Size, ...]
-    chunks: Callable[[int, Values], int] = lambda ranks, values: 1
+    chunks: Callable[[int, Values], int] = one_chunk
     parameters: tuple[Parameter, ...] = ()
     refuses: Callable[[int, Values], str | None] = any_ranks
     placement: PlacementName = "both"
@@ -126,15 +136,16 @@ class Entry:
         if reason is not None:
             raise SpecError(f"{self.full_name} does not run on {ranks} ranks: {reason}", ranks=ranks, **values)
         conditions = collective(self.collective, ranks, self.chunks(ranks, values), root)
-        settings: dict[str, object] = {
-            "name": self.full_name,
-            "placement": self.placement,
-            "instances": instances,
-            "blocked": blocked,
-            "protocol": protocol,
-        }
         passed = {name: values[name] for name in self._passed()}
-        return record(lambda p: self.function(p, **passed), conditions, **settings)
+        return record(
+            lambda p: self.function(p, **passed),
+            conditions,
+            name=self.full_name,
+            placement=self.placement,
+            instances=instances,
+            blocked=blocked,
+            protocol=protocol,
+        )
 
     def _passed(self) -> list[str]:
         """The parameters that the function takes itself; the others only set the number of chunks."""

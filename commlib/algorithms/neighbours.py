@@ -6,7 +6,7 @@ each rank has sent before it receives.
 
 from __future__ import annotations
 
-from commlib.algorithms.entry import NODES, Entry, whole_nodes
+from commlib.algorithms.entry import NODES, Entry, Values, whole_nodes
 from commlib.dsl import Chunk, Program, Scratch
 
 
@@ -62,15 +62,12 @@ def _cross(part: Chunk, first: int, g: int, local: int, helpers: tuple[Scratch, 
     part.copy(first, "output", index)
 
 
+def _one_per_local_rank(ranks: int, values: Values) -> int:
+    return ranks // values["nodes"]
+
+
 ENTRIES = (
     Entry("sendrecv", direct_sendrecv, ("small", "large")),
     Entry("alltonext", direct_alltonext, ("small", "large")),
-    Entry(
-        "alltonext",
-        hierarchical_alltonext,
-        ("large",),
-        lambda ranks, values: max(1, ranks // values["nodes"]),
-        (NODES,),
-        whole_nodes,
-    ),
+    Entry("alltonext", hierarchical_alltonext, ("large",), _one_per_local_rank, (NODES,), whole_nodes),
 )

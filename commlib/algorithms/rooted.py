@@ -6,7 +6,7 @@ count from the root, so that a binomial subtree is a run of neighbouring virtual
 
 from __future__ import annotations
 
-from commlib.algorithms.entry import Entry
+from commlib.algorithms.entry import Entry, chunk_per_rank
 from commlib.algorithms.shapes import binomial_spans, from_root, peers, root_of
 from commlib.dsl import BufferLike, Program, Scratch
 
@@ -128,8 +128,8 @@ def _unwrapped(p: Program, first: int, size: int) -> list[tuple[int, int]]:
 
 
 ENTRIES = (
-    Entry("broadcast", scatter_allgather_broadcast, ("large",), lambda ranks, values: ranks),
-    Entry("reduce", ring_reduce, ("large",), lambda ranks, values: ranks),
+    Entry("broadcast", scatter_allgather_broadcast, ("large",), chunk_per_rank),
+    Entry("reduce", ring_reduce, ("large",), chunk_per_rank),
     Entry("gather", direct_gather, ("small", "large")),
     Entry("gather", binomial_gather, ("small",)),
     Entry("scatter", direct_scatter, ("small", "large")),

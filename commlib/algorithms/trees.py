@@ -6,7 +6,7 @@ another along the tree; with C chunks and depth D that takes D + C - 1 steps of 
 
 from __future__ import annotations
 
-from commlib.algorithms.entry import Entry, Parameter
+from commlib.algorithms.entry import Entry, Parameter, Values
 from commlib.algorithms.shapes import Edges, binomial_tree, double_binary_tree, from_root, root_of
 from commlib.dsl import BufferLike, Chunk, Program
 
@@ -126,6 +126,14 @@ def _reduce(p: Program, tree: Edges, k: int, partial: BufferLike) -> Chunk:
     return held[0].copy(ranks[0], "output")  # it is there already, unless the rank is alone
 
 
+def _given(_ranks: int, values: Values) -> int:
+    return values["chunks"]
+
+
+def _on_two_trees(_ranks: int, values: Values) -> int:
+    return 2 * values["chunks"]
+
+
 def _pipeline(default: int) -> tuple[Parameter, ...]:
     return (Parameter("chunks", default, "chunks that follow one another"),)
 
@@ -133,12 +141,12 @@ def _pipeline(default: int) -> tuple[Parameter, ...]:
 _PER_TREE = (Parameter("chunks", 4, "chunks that follow one another along each of the two trees"),)
 
 ENTRIES = (
-    Entry("allreduce", binomial_tree_allreduce, ("small",), lambda ranks, values: values["chunks"], _pipeline(1)),
-    Entry("allreduce", double_binary_tree_allreduce, ("large",), lambda ranks, values: 2 * values["chunks"], _PER_TREE),
-    Entry("broadcast", binomial_broadcast, ("small",), lambda ranks, values: values["chunks"], _pipeline(1)),
-    Entry("broadcast", chain_broadcast, ("large",), lambda ranks, values: values["chunks"], _pipeline(8)),
-    Entry("broadcast", double_binary_tree_broadcast, ("large",), lambda ranks, values: 2 * values["chunks"], _PER_TREE),
-    Entry("reduce", binomial_reduce, ("small",), lambda ranks, values: values["chunks"], _pipeline(1)),
-    Entry("reduce", chain_reduce, ("large",), lambda ranks, values: values["chunks"], _pipeline(8)),
-    Entry("reduce", double_binary_tree_reduce, ("large",), lambda ranks, values: 2 * values["chunks"], _PER_TREE),
+    Entry("allreduce", binomial_tree_allreduce, ("small",), _given, _pipeline(1)),
+    Entry("allreduce", double_binary_tree_allreduce, ("large",), _on_two_trees, _PER_TREE),
+    Entry("broadcast", binomial_broadcast, ("small",), _given, _pipeline(1)),
+    Entry("broadcast", chain_broadcast, ("large",), _given, _pipeline(8)),
+    Entry("broadcast", double_binary_tree_broadcast, ("large",), _on_two_trees, _PER_TREE),
+    Entry("reduce", binomial_reduce, ("small",), _given, _pipeline(1)),
+    Entry("reduce", chain_reduce, ("large",), _given, _pipeline(8)),
+    Entry("reduce", double_binary_tree_reduce, ("large",), _on_two_trees, _PER_TREE),
 )
