@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 import weakref
@@ -99,8 +100,7 @@ class Communicator:
         self._state = _State()
         number = _communicators.get(self._group.group_name, 0)
         _communicators[self._group.group_name] = number + 1
-        store = dist.PrefixStore(f"commlib/{number}", self._group.get_group_store())
-        self._monitor = Monitor(store, self.rank, self.ranks)  # type: ignore[arg-type]
+        self._monitor = Monitor(_keys(self._group, f"commlib/{number}"), self.rank, self.ranks)
         self._transport = GlooTransport(self._group, _FIRST_TAG + number, fifo_depth, self._monitor)
         self._finalizer = weakref.finalize(self, _close, self._monitor, self._transport)
 
@@ -258,6 +258,14 @@ def _checked(group: Any) -> Any:
     if "gloo" not in str(dist.get_backend(group)) and "gloo" not in dist.get_backend_config(group):
         raise SpecError(f"the group's backend is {dist.get_backend(group)}; this runtime needs gloo")
     return group
+
+
+def _keys(group: Any, prefix: str) -> Any:
+    """The group's store under a prefix, on a connection of its own where it has such (other users may block theirs)."""
+    store = group.get_group_store()
+    with contextlib.suppress(AttributeError, RuntimeError):
+        store = store.clone()
+    return dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
 
 
 def _close(monitor: Monitor, transport: GlooTransport) -> None:

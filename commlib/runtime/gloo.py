@@ -365,7 +365,7 @@ def _overdue(rank: int, deadline: float, waits_for: tuple[int, ...]) -> Cause | 
 
 
 def _gone(peer: int, rank: int, error: RuntimeError) -> Cause:
-    detail = str(error).split("\n")[0].split("] ", 1)[-1]
+    detail = str(error).split("\n")[0].split("] ", 1)[-1].split(". This is typically")[0]
     return Cause("gone", peer, f"rank {peer} is gone: its connection closed ({detail})", rank)
 
 

@@ -44,12 +44,12 @@ class Header:
 def write_header(memory: Bytes, call: Call, kind: Kind, channel: int, message: int, size: int) -> None:
     """Write a header to the first ``HEADER_BYTES`` of a frame."""
     text = call.text.encode()[:84]
-    _FORM.pack_into(memory, 0, _MAGIC, kind, channel, message, size, call.number, call.fingerprint, text)
+    _FORM.pack_into(memory.data, 0, _MAGIC, kind, channel, message, size, call.number, call.fingerprint, text)
 
 
 def read_header(memory: Bytes) -> Header | None:
     """The header of a frame; None if it is not one of ours."""
-    magic, kind, channel, message, size, number, fingerprint, text = _FORM.unpack_from(memory, 0)
+    magic, kind, channel, message, size, number, fingerprint, text = _FORM.unpack_from(memory.data, 0)
     if magic != _MAGIC or kind >= len(Kind):
         return None
     called = Call(number, fingerprint, text.rstrip(b"\0").decode(errors="replace"))

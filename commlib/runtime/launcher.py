@@ -1,0 +1,252 @@
+"""The launcher: a function on n processes of this machine, with a gloo group between them, and nothing left behind.
+
+Processes are forked, so that torch is loaded once and the function needs no pickling. The launcher hosts the store on
+a loopback port (it outlives every rank), gloo is bound to loopback, and a rank dies with its launcher
+(PR_SET_PDEATHSIG). Results come back as JSON and raw bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, BinaryIO, NoReturn
+
+import torch
+import torch.distributed as dist
+
+from commlib.errors import CommlibError, DeadlineError, ExecutionError
+from commlib.runtime.packing import describe_error, pack, read_packed, rebuild_error
+
+_PR_SET_PDEATHSIG = 1
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class RankOutcome:
+    """What became of a rank: its value, or its error; ``signal`` if one killed or stopped it."""
+
+    rank: int
+    value: Any = None
+    error: CommlibError | None = None
+    signal: int | None = None
+
+
+def launch(function: Function, ranks: int, args: Sequence[Any] = (), timeout: float = 120.0) -> list[Any]:
+    """Call ``function(rank, *args)`` on each of ``ranks`` processes, inside a gloo group; their values by rank.
+
+    A value is made of JSON's types, numpy arrays and tensors.
+
+    Raises:
+        CommlibError: the error of the lowest rank that raised one (an ExecutionError if it was not commlib's own).
+        DeadlineError: a rank was not done after ``timeout`` seconds.
+    """
+    outcomes = launch_outcomes(function, ranks, args, timeout)
+    for outcome in outcomes:
+        if outcome.error is not None:
+            raise outcome.error
+    return [outcome.value for outcome in outcomes]
+
+
+def launch_outcomes(
+    function: Function, ranks: int, args: Sequence[Any] = (), timeout: float = 120.0
+) -> list[RankOutcome]:
+    """As ``launch``, but what became of each rank is the result, even if it was killed, stopped or late.
+
+    Ranks that are stopped (SIGSTOP) are given up when all others are done.
+    """
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        port = listener.getsockname()[1]
+        children: list[_Child] = []
+        stack.callback(_end, children)
+        for rank in range(ranks):
+            children.append(_fork(function, rank, ranks, args, port, timeout, (listener, children)))
+        store = _serve(listener, port, timeout)
+        outcomes = _collect(children, time.monotonic() + timeout, timeout)
+        _end(children)
+        del store
+        return outcomes
+
+
+def _serve(listener: socket.socket, port: int, timeout: float) -> Any:
+    """The store, on the listening socket (which it owns from now on: it closes a duplicate)."""
+    limit = timedelta(seconds=timeout)
+    return dist.TCPStore(  # type: ignore[attr-defined]
+        "127.0.0.1", port, None, True, limit, wait_for_workers=False, master_listen_fd=os.dup(listener.fileno())
+    )
+
+
+@dataclass
+class _Child:
+    """A rank's process. ``results`` is where its value comes from, ``release`` keeps it from exiting."""
+
+    rank: int
+    pid: int
+    results: BinaryIO
+    release: int
+    outcome: RankOutcome | None = None
+    stopped: bool = False
+    reaped: bool = field(default=False)
+
+
+def _fork(
+    function: Function,
+    rank: int,
+    ranks: int,
+    args: Sequence[Any],
+    port: int,
+    timeout: float,
+    inherited: tuple[socket.socket, list[_Child]],
+) -> _Child:
+    results, report = os.pipe()
+    hold, release = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        os.close(report)
+        os.close(hold)
+        return _Child(rank, pid, os.fdopen(results, "rb"), release)
+    status = 1
+    try:
+        _die_with(parent)
+        inherited[0].close()
+        for descriptor in (results, release, *(child.release for child in inherited[1])):
+            os.close(descriptor)
+        _be_rank(function, rank, ranks, args, port, timeout, report)
+        os.read(hold, 1)
+        status = 0
+    finally:
+        _leave(status)
+
+
+def _leave(status: int) -> NoReturn:
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
+
+
+def _die_with(parent: int) -> None:
+    """Be killed when the launcher dies, and have a process group of one's own."""
+    os.setpgid(0, 0)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            _leave(1)
+
+
+def _be_rank(
+    function: Function, rank: int, ranks: int, args: Sequence[Any], port: int, timeout: float, report: int
+) -> None:
+    """In the child: join the group, call the function, and write what came of it."""
+    try:
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        torch.set_num_threads(1)
+        limit = timedelta(seconds=timeout)
+        store = dist.TCPStore("127.0.0.1", port, None, False, limit)  # type: ignore[attr-defined]
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks, timeout=limit)
+        answer = {"value": function(rank, *args)}
+    except BaseException as error:
+        answer = {"error": describe_error(error)}
+    try:
+        data = pack(answer)
+    except TypeError as error:
+        data = pack({"error": describe_error(error)})
+    with os.fdopen(report, "wb") as stream:
+        stream.write(data)
+
+
+def _collect(children: list[_Child], deadline: float, timeout: float) -> list[RankOutcome]:
+    """Read results as they come, until every rank has reported, died, or (all others being done) is stopped."""
+    with selectors.DefaultSelector() as selector:
+        for child in children:
+            selector.register(child.results, selectors.EVENT_READ, child)
+        while any(child.outcome is None and not child.stopped for child in children):
+            if time.monotonic() > deadline:
+                break
+            for key, _ in selector.select(timeout=0.05):
+                selector.unregister(key.fileobj)
+                key.data.outcome = _read(key.data)
+            for child in children:
+                _look(child)
+    return [child.outcome or _unfinished(child, timeout) for child in children]
+
+
+def _read(child: _Child) -> RankOutcome:
+    try:
+        answer = read_packed(child.results)
+    except EOFError:
+        return RankOutcome(child.rank, None, _died(child), _signal_of(child))
+    if "error" in answer:
+        return RankOutcome(child.rank, None, rebuild_error(answer["error"]))
+    return RankOutcome(child.rank, answer["value"])
+
+
+def _look(child: _Child) -> None:
+    """Whether a child has been stopped, or goes on again."""
+    if child.reaped:
+        return
+    found = os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WCONTINUED | os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if found is not None:
+        child.stopped = found.si_code in (os.CLD_STOPPED, os.CLD_TRAPPED)
+
+
+def _signal_of(child: _Child) -> int | None:
+    """The signal that ended a child, which is reaped here."""
+    _, status = os.waitpid(child.pid, 0)
+    child.reaped = True
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+
+
+def _died(child: _Child) -> ExecutionError:
+    return ExecutionError(f"rank {child.rank} died without a result", rank=child.rank)
+
+
+def _unfinished(child: _Child, timeout: float) -> RankOutcome:
+    if child.stopped:
+        error = ExecutionError(f"rank {child.rank} was stopped by a signal", rank=child.rank)
+        return RankOutcome(child.rank, None, error, signal.SIGSTOP)
+    late = DeadlineError(f"rank {child.rank} was not done after {timeout} s", rank=child.rank)
+    return RankOutcome(child.rank, None, late)
+
+
+def _end(children: list[_Child]) -> None:
+    """Let the processes exit, kill those that do not, and close what belongs to them."""
+    for child in children:
+        with contextlib.suppress(OSError):
+            os.close(child.release)
+    patience = time.monotonic() + 1.0
+    for child in children:
+        unfinished = child.outcome is None or child.outcome.signal is not None
+        if not child.reaped:
+            _reap(child, 0.0 if unfinished else patience)
+        child.results.close()
+    children.clear()
+
+
+def _reap(child: _Child, patience: float) -> None:
+    for _ in _until(patience):
+        if os.waitpid(child.pid, os.WNOHANG)[0]:
+            child.reaped = True
+            return
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    os.waitpid(child.pid, 0)
+    child.reaped = True
+
+
+def _until(moment: float) -> Iterator[None]:
+    while time.monotonic() < moment:
+        yield
+        time.sleep(0.002)

@@ -1,0 +1,94 @@
+"""Values between a launcher and its processes, as JSON and raw bytes: nothing received is ever executed."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from commlib import errors
+from commlib.errors import CommlibError, ExecutionError
+
+_SIZES = struct.Struct("<QQ")
+MAX_BYTES = 1 << 34
+
+
+def pack(value: Any) -> bytes:
+    """A value made of JSON's types, tuples (which become lists), numpy arrays and CPU tensors, as bytes."""
+    blobs: list[bytes] = []
+    text = json.dumps(_plain(value, blobs)).encode()
+    body = b"".join(blobs)
+    return _SIZES.pack(len(text), len(body)) + text + body
+
+
+def read_packed(stream: BinaryIO) -> Any:
+    """The next value that ``pack`` wrote to a stream.
+
+    Raises:
+        EOFError: the stream ended first, as it does when the writer dies.
+    """
+    sizes = _SIZES.unpack(_exactly(stream, _SIZES.size))
+    if sum(sizes) > MAX_BYTES:
+        raise ExecutionError(f"a result of {sum(sizes)} bytes is larger than the launcher takes ({MAX_BYTES})")
+    text = _exactly(stream, sizes[0])
+    return _rebuilt(json.loads(text), _exactly(stream, sizes[1]))
+
+
+def describe_error(error: BaseException) -> dict[str, Any]:
+    """An exception, as a value to pack."""
+    fields = error.fields if isinstance(error, CommlibError) else {}
+    plain = {key: value if isinstance(value, (int, float, str)) else str(value) for key, value in fields.items()}
+    return {"kind": type(error).__name__, "message": str(error), "fields": plain}
+
+
+def rebuild_error(found: dict[str, Any]) -> CommlibError:
+    """The exception that was described; one that is not commlib's becomes an ExecutionError."""
+    kind = getattr(errors, str(found["kind"]), None)
+    if isinstance(kind, type) and issubclass(kind, CommlibError):
+        return kind(found["message"], **found["fields"])
+    return ExecutionError(f"{found['kind']}: {found['message']}")
+
+
+def _plain(value: Any, blobs: list[bytes]) -> Any:
+    if isinstance(value, torch.Tensor):
+        line = value.detach().contiguous().reshape(-1)
+        dtype = str(value.dtype).removeprefix("torch.")
+        return _blob("tensor", dtype, value.shape, line.view(torch.uint8).numpy().tobytes(), blobs)
+    if isinstance(value, np.ndarray):
+        return _blob("array", value.dtype.str, value.shape, np.ascontiguousarray(value).tobytes(), blobs)
+    if isinstance(value, dict):
+        return {str(key): _plain(item, blobs) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, blobs) for item in value]
+    return value
+
+
+def _blob(what: str, dtype: str, shape: tuple[int, ...], data: bytes, blobs: list[bytes]) -> dict[str, Any]:
+    start = sum(map(len, blobs))
+    blobs.append(data)
+    return {"__blob__": what, "dtype": dtype, "shape": list(shape), "start": start, "size": len(data)}
+
+
+def _rebuilt(value: Any, body: bytes) -> Any:
+    if isinstance(value, list):
+        return [_rebuilt(item, body) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "__blob__" not in value:
+        return {key: _rebuilt(item, body) for key, item in value.items()}
+    data = bytearray(body[value["start"] : value["start"] + value["size"]])
+    if value["__blob__"] == "array":
+        return np.frombuffer(data, dtype=np.dtype(value["dtype"])).reshape(value["shape"])
+    dtype = getattr(torch, value["dtype"])
+    flat = torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+    return flat.view(dtype).reshape(value["shape"])
+
+
+def _exactly(stream: BinaryIO, size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) != size:
+        raise EOFError(f"the stream ended after {len(data)} of {size} bytes")
+    return data
