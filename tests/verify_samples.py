@@ -147,6 +147,18 @@ def direct_alltoall(n: int) -> Plan:
     return plan
 
 
+def plan_of(algorithm: Algorithm) -> Plan:
+    """An Algorithm as a plan, so that it can be changed."""
+    plan = Plan(algorithm.name, algorithm.collective, max(algorithm.scratch_chunks))
+    for rank in range(algorithm.ranks):
+        for tb in algorithm.threadblocks(rank):
+            block = plan.block(rank, tb.send, tb.recv, tb.channel)
+            for step in map(algorithm.step, tb.steps):
+                slots = (span and (span.buffer, span.index) for span in (step.source, step.destination))
+                block.add(step.op, *slots, count=step.count, deps=step.depends)
+    return plan
+
+
 def picks(seed: int, number: int) -> list[Pick]:
     """Interleavings: first, last, random, and random fixed priorities between threadblocks."""
     rng = random.Random(seed)

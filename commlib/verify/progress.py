@@ -117,6 +117,7 @@ class _Machine:
         self._order: list[int] = []
 
     def run(self) -> Run:
+        """Move threadblocks until none can."""
         ready, queued = self._ready, self._queued
         while ready:
             block = ready.popleft()

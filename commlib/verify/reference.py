@@ -76,6 +76,7 @@ class _Block:
 
     @property
     def step(self) -> Step:
+        """The step that the threadblock is at."""
         return self.steps[self.at]
 
 

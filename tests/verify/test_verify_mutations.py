@@ -22,11 +22,14 @@ from verify_samples import (
     doubling_allgather,
     in_place_ring,
     picks,
+    plan_of,
     ring_allreduce,
     split_ring,
 )
 
+from commlib.algorithms import trace
 from commlib.collectives import Buffer, Placement
+from commlib.compiler import compile_trace
 from commlib.errors import AlgorithmError
 from commlib.ir.algorithm import Algorithm, Op
 from commlib.verify import interpret, verify
@@ -36,6 +39,13 @@ PLANS = {
     plan.name: plan
     for plan in (ring_allreduce(3), split_ring(3), allpairs(3), doubling_allgather(4), direct_alltoall(3))
 } | {"in-place ring": in_place_ring(3), "wide ring": ring_allreduce(2, 2)}
+LIBRARY = (
+    ("allreduce", "recursive_halving_doubling", 4),
+    ("allreduce", "double_binary_tree", 3),
+    ("alltoall", "bruck", 3),
+    ("allgather", "ring", 4),
+    ("reducescatter", "allpairs", 3),
+)
 MUTATIONS = ("drop", "swap", "peer", "offset", "count", "buffer", "dependence", "op")
 
 
@@ -193,6 +203,16 @@ def test_every_change_of_meaning_is_reported(name: str) -> None:
     assert total["wrong"] >= 50
     assert total["refused"] >= 5
     assert total["reported"] <= total["wrong"] // 10, "the verifier cries wolf"
+
+
+@pytest.mark.parametrize(("collective", "name", "ranks"), LIBRARY)
+def test_every_change_of_a_compiled_algorithm_is_reported(collective: str, name: str, ranks: int) -> None:
+    algorithm = compile_trace(trace(collective, name, ranks))
+    plan = plan_of(algorithm)
+    assert verify(plan.build()).proved == set(Placement)
+    total = sum((judge(plan, mutation, seed) for seed, mutation in enumerate(MUTATIONS)), Counter())
+    assert total["wrong"] >= 50
+    assert total["reported"] <= total["wrong"] // 10, f"the verifier cries wolf: {total}"
 
 
 def test_the_originals_are_right_as_the_verifier_says() -> None:
