@@ -1,0 +1,5 @@
+"""``python -m commlib.cli`` is the ``commlib`` command."""
+
+from commlib.cli import main
+
+main()

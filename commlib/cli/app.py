@@ -1,0 +1,119 @@
+"""The command line: its commands, what they do with errors, and further commands from plug-ins."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from commlib.cli.bench import bench_command
+from commlib.cli.compile import compile_command
+from commlib.cli.console import note, out
+from commlib.cli.demo import demo_command
+from commlib.cli.library import algorithms_command
+from commlib.cli.options import JSON_WANTED
+from commlib.cli.plugins import load_plugin, plugin_names
+from commlib.cli.run import run_command
+from commlib.cli.show import show_command
+from commlib.cli.verify import verify_command
+from commlib.errors import CommlibError
+
+
+class Commands(TyperGroup):
+    """The built-in commands, then those of plug-ins; a CommlibError ends a command with one line and status 1."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All commands' names, the built-in ones first."""
+        own = list(super().list_commands(ctx))
+        return own + [name for name in plugin_names() if name not in own]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of this name; a plug-in is imported only now."""
+        own = super().get_command(ctx, cmd_name)
+        if own is not None or cmd_name not in plugin_names():
+            return own
+        try:
+            plugin = load_plugin(cmd_name)
+        except CommlibError as error:
+            return _broken(cmd_name, error)
+        return None if plugin is None else typer.main.get_command(plugin)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; report its typed errors."""
+        try:
+            return super().invoke(ctx)
+        except CommlibError as error:
+            if ctx.params.get("debug"):
+                raise
+            report(error, bool(ctx.ensure_object(dict).get(JSON_WANTED)))
+            raise typer.Exit(1) from error
+
+
+def _broken(name: str, error: CommlibError) -> Any:
+    """A command that stands for a plug-in that cannot be loaded, and says so when called."""
+    app = typer.Typer(add_completion=False)
+
+    @app.command(name, help=f"(cannot be loaded: {error.message})")
+    def fail() -> None:
+        raise error
+
+    return typer.main.get_command(app)
+
+
+def report(error: CommlibError, as_json: bool) -> None:
+    """Print an error for a person on stderr and, when asked, for a program on stdout."""
+    note(f"commlib: {error.message}")
+    if as_json:
+        fields = {name: value for name, value in error.fields.items() if isinstance(value, str | int | float)}
+        described = {"kind": type(error).__name__, "message": error.message, **fields}
+        out(json.dumps({"ok": False, "findings": [], "error": described}, indent=2))
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from commlib import __version__
+
+        out(f"commlib {__version__}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the Python traceback of an error.")] = False,
+) -> None:
+    """Collective algorithms: write, compile, prove and run them."""
+
+
+def build_app() -> typer.Typer:
+    """The command line as a Typer; help is plain text when standard output is not a terminal."""
+    app = typer.Typer(
+        name="commlib",
+        cls=Commands,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich" if sys.stdout.isatty() else None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_options)
+    app.command("compile")(compile_command)
+    app.command("verify")(verify_command)
+    app.command("show")(show_command)
+    app.command("run")(run_command)
+    app.command("bench")(bench_command)
+    app.command("algorithms")(algorithms_command)
+    app.command("demo")(demo_command)
+    return app
+
+
+def run() -> None:
+    """Run the command line on this process's arguments; never returns."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    build_app()()

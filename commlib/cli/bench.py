@@ -1,0 +1,161 @@
+"""``commlib bench``: the speed of an algorithm, in the table that nccl-tests prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from commlib.cli.console import out_json
+from commlib.cli.measuring import Launch, measure_all, runnable, title
+from commlib.cli.options import (
+    Dtype,
+    JsonFlag,
+    Operation,
+    Parameters,
+    PlacementChoice,
+    Root,
+    Timeout,
+    Unsafe,
+    parse_parameters,
+)
+from commlib.cli.sizes import format_size, parse_size, sweep
+from commlib.cli.sources import is_file, parse_placement, resolve
+from commlib.errors import SpecError
+
+if TYPE_CHECKING:
+    from commlib.collectives import Placement
+    from commlib.ir.algorithm import Algorithm
+
+SMALL = 64 << 10
+"""Up to this size, without --algorithm, the library's choice for small messages is measured, beyond it for large."""
+PEERS = ("gloo",)
+
+_Collective = Annotated[str, typer.Argument(metavar="COLLECTIVE", help="Such as allreduce or alltoall.")]
+_Ranks = Annotated[int, typer.Option("--ranks", "-n", min=1, help="Number of processes.")]
+_Begin = Annotated[str, typer.Option("--min", "-b", metavar="SIZE", help="Smallest size in bytes (1K = 1024).")]
+_End = Annotated[str, typer.Option("--max", "-e", metavar="SIZE", help="Largest size.")]
+_Factor = Annotated[float, typer.Option("--factor", "-f", help="Each size is so many times the one before.")]
+_Step = Annotated[str | None, typer.Option("--step", "-i", metavar="SIZE", help="Or so much larger.")]
+_Algorithm = Annotated[
+    str | None,
+    typer.Option(
+        "--algorithm", "-a", metavar="NAME|FILE", help="Of the library (ring or ring_allreduce) or a compiled file."
+    ),
+]
+_Versus = Annotated[
+    list[str] | None, typer.Option("--vs", metavar="PEER", help="Measure gloo's own collective in turn: gloo.")
+]
+_Iterations = Annotated[int, typer.Option("--iterations", min=1, help="Timed calls per size.")]
+_Warmup = Annotated[int, typer.Option("--warmup", "-w", min=0, help="Calls before them.")]
+
+
+def bench_command(
+    collective: _Collective,
+    ranks: _Ranks = 4,
+    begin: _Begin = "1K",
+    end: _End = "16M",
+    factor: _Factor = 2.0,
+    step: _Step = None,
+    algorithm: _Algorithm = None,
+    dtype: Dtype = "float32",
+    op: Operation = "sum",
+    root: Root = None,
+    placement: PlacementChoice = None,
+    param: Parameters = None,
+    iterations: _Iterations = 20,
+    warmup: _Warmup = 5,
+    versus: _Versus = None,
+    timeout: Timeout = 30.0,
+    unsafe: Unsafe = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure a collective in nccl-tests' table.
+
+    The processes are on this machine, over gloo; every element of every result is checked. Columns: size, count,
+    type, redop, root, and for out of place and in place the time per call, algbw = size / time, busbw = algbw times
+    the collective's factor, and the number of wrong elements. A placement that is not proved is left empty. Exit
+    status 1 if any element is wrong.
+    """
+    sizes = sweep(parse_size(begin), parse_size(end), factor, None if step is None else parse_size(step))
+    peers = _peers(versus or [])
+    asked = parse_placement(placement)
+    choice = _choose(collective, algorithm, ranks, root, parse_parameters(param or []), sizes)
+    plan = [(chosen, runnable(chosen, asked, unsafe), its) for chosen, its in choice]
+    launch = Launch(dtype, op, iterations, warmup, timeout, peers, unsafe)
+    title(_title(collective, ranks, sizes, factor, step, launch, plan), as_json)
+    table = measure_all(plan, launch, quiet=as_json)
+    if as_json:
+        rows = [row.as_json() for row in table.rows]
+        out_json({"ok": table.wrong == 0, "rows": rows, "avg_busbw": table.mean_busbw})
+    if table.wrong:
+        raise typer.Exit(1)
+
+
+def _peers(names: Sequence[str]) -> tuple[str, ...]:
+    for name in names:
+        if name not in PEERS:
+            raise typer.BadParameter(f"--vs {name}: there is no such peer; there is {', '.join(PEERS)}")
+    return tuple(dict.fromkeys(names))
+
+
+def _choose(
+    collective: str,
+    algorithm: str | None,
+    ranks: int,
+    root: int | None,
+    parameters: dict[str, int],
+    sizes: Sequence[int],
+) -> list[tuple[Algorithm, list[int]]]:
+    """The algorithm or, when none is named, the library's for small and its for large messages, each with its sizes."""
+    if algorithm is not None:
+        return [(_named(collective, algorithm, ranks, root, parameters), list(sizes))]
+    if parameters:
+        raise SpecError("--param is for a named --algorithm")
+    parts = [("small", [s for s in sizes if s <= SMALL]), ("large", [s for s in sizes if s > SMALL])]
+    return [(_best(collective, ranks, root, good_for), part) for good_for, part in parts if part]
+
+
+def _named(collective: str, name: str, ranks: int, root: int | None, parameters: dict[str, int]) -> Algorithm:
+    from commlib.algorithms import lookup
+    from commlib.collectives import ROOTED
+
+    if not is_file(name):
+        return resolve(lookup(collective, name).full_name, ranks, root, None, parameters)
+    root = 0 if root is None and collective in ROOTED else root
+    found = resolve(str(Path(name)), ranks, root, collective, parameters)
+    if found.collective.name != collective:
+        raise SpecError(f"{name} is for {found.collective.name}, not {collective}", file=name)
+    return found
+
+
+def _best(collective: str, ranks: int, root: int | None, good_for: str) -> Algorithm:
+    """The library's first algorithm for these ranks that is good for such messages."""
+    from commlib.algorithms import algorithms
+
+    fitting = [entry for entry in algorithms(collective) if entry.supports(ranks)]
+    for entry in sorted(fitting, key=lambda entry: good_for not in entry.good_for):
+        return resolve(entry.full_name, ranks, root)
+    raise SpecError(f"the library has no {collective} for {ranks} ranks", collective=collective, ranks=ranks)
+
+
+def _title(
+    collective: str,
+    ranks: int,
+    sizes: Sequence[int],
+    factor: float,
+    step: str | None,
+    launch: Launch,
+    plan: Sequence[tuple[Algorithm, Sequence[Placement], Sequence[int]]],
+) -> list[str]:
+    grows = f"{factor:g}(factor)" if step is None else f"{parse_size(step)}(bytes)"
+    lines = [
+        f"Collective test starting: {collective}",
+        f"ranks {ranks} minBytes {sizes[0]} maxBytes {sizes[-1]} step: {grows} "
+        f"warmup iters: {launch.warmup} iters: {launch.iterations} validation: 1",
+    ]
+    for chosen, _, its in plan:
+        lines.append(f"{format_size(its[0])} to {format_size(its[-1])}: {chosen.name} over gloo processes")
+    return lines

@@ -1,0 +1,105 @@
+"""What run, bench and demo share: which placements may run, and a live table of exact results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from commlib.cli.console import note, out, progress
+from commlib.cli.nccl_table import TORCH_TYPES, NcclTable
+from commlib.errors import VerificationError
+
+if TYPE_CHECKING:
+    from commlib.collectives import Placement
+    from commlib.ir.algorithm import Algorithm
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How to measure: element type, reduction, calls per size, and the limits of one call."""
+
+    dtype: str = "float32"
+    op: str = "sum"
+    iterations: int = 20
+    warmup: int = 5
+    timeout: float = 30.0
+    peers: tuple[str, ...] = ()
+    unsafe: bool = False
+
+
+def torch_type(name: str) -> str:
+    """torch's name of an element type that may be given by nccl-tests' name ("half")."""
+    return TORCH_TYPES.get(name, name)
+
+
+def runnable(algorithm: Algorithm, asked: Sequence[Placement] | None, unsafe: bool) -> tuple[Placement, ...]:
+    """The placements to run, out of place first: those asked for (all must be proved), else all that are proved.
+
+    With ``unsafe`` those asked for, else all that have a meaning; what is not proved is told on stderr.
+
+    Raises:
+        VerificationError: not proved; the message is the report.
+    """
+    from commlib.collectives import Placement
+    from commlib.verify import verify
+
+    report = verify(algorithm, asked)
+    wanted = tuple(asked) if asked is not None else tuple(Placement)
+    proved = tuple(p for p in wanted if p in report.proved)
+    if len(proved) < len(wanted if asked is not None else (0,)) and not unsafe:
+        message = f"not proved, so not run (--unsafe runs it all the same)\n{report.text()}"
+        raise VerificationError(message, findings=report.findings)
+    if not unsafe:
+        return _out_of_place_first(proved)
+    for placement in set(wanted) - set(proved):
+        note(f"commlib: {algorithm.name} is not proved for placement {placement.value!r}; run with --unsafe")
+    meaningful = algorithm.collective.can_be_in_place
+    return _out_of_place_first(tuple(p for p in wanted if p is Placement.OUT or meaningful))
+
+
+def _out_of_place_first(placements: tuple[Placement, ...]) -> tuple[Placement, ...]:
+    return tuple(sorted(placements, key=lambda placement: placement.value, reverse=True))
+
+
+def measure_all(
+    plan: Sequence[tuple[Algorithm, Sequence[Placement], Sequence[int]]], launch: Launch, quiet: bool = False
+) -> NcclTable:
+    """Measure each algorithm at its sizes, printing nccl-tests' table as the rows come (unless quiet).
+
+    Raises:
+        ExecutionError: a run failed or passed its deadline.
+        SpecError: the reduction is not defined on the element type.
+    """
+    from commlib.collectives import Placement
+    from commlib.runtime import Job, measure
+
+    every = {placement for _, placements, _ in plan for placement in placements}
+    table = NcclTable([p is Placement.IN for p in _out_of_place_first(tuple(every))], launch.peers, quiet=quiet)
+    table.begin()
+    total = sum(len(placements) * len(sizes) for _, placements, sizes in plan)
+    with progress(total, "running", quiet) as advance:
+        for algorithm, placements, sizes in plan:
+            for size in sizes:
+                job = Job(
+                    (size,),
+                    torch_type(launch.dtype),
+                    launch.op,
+                    tuple(placements),
+                    launch.iterations,
+                    launch.warmup,
+                    vs=launch.peers,
+                    unsafe=launch.unsafe,
+                    timeout=launch.timeout,
+                )
+                for row in measure(algorithm, job):
+                    table.add(row)
+                    advance()
+    table.end()
+    return table
+
+
+def title(lines: Sequence[str], quiet: bool = False) -> None:
+    """Comment lines above a table, as nccl-tests prints its parameters."""
+    for line in () if quiet else lines:
+        out(f"# {line}")
