@@ -48,12 +48,19 @@ if TYPE_CHECKING:
     from commlib.dsl import Program as Program
     from commlib.dsl import record as record
     from commlib.errors import CommlibError as CommlibError
+    from commlib.formats import load as load
+    from commlib.formats import save as save
     from commlib.ir.algorithm import Algorithm as Algorithm
     from commlib.ir.builder import AlgorithmBuilder as AlgorithmBuilder
     from commlib.ir.trace import Trace as Trace
     from commlib.reductions import Reduction as Reduction
     from commlib.reductions import reduction as reduction
+    from commlib.runtime import Communicator as Communicator
+    from commlib.runtime import launch as launch
     from commlib.topology import Topology as Topology
+    from commlib.verify import verify as _verify
+
+    prove = _verify
 
 __all__ = sorted(_HOME)
 __version__ = "0.1.0"

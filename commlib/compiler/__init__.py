@@ -7,6 +7,7 @@
     Channels        a channel for every message
     Threadblocks    a threadblock for every instruction
     Order           levels that cannot deadlock
+    TrimScratch     scratch that nothing uses any more is gone
     Emit            threadblock order, dependences reduced transitively
 
 Fusion is optimistic: where channels or the order cannot keep a fused instruction, it is forbidden and the passes
@@ -25,6 +26,7 @@ from commlib.compiler.instances import Instances
 from commlib.compiler.lower import Lower
 from commlib.compiler.order import Order
 from commlib.compiler.threadblocks import Threadblocks
+from commlib.compiler.trim import TrimScratch
 from commlib.errors import CompileError
 from commlib.ir.algorithm import Algorithm, Ints
 from commlib.ir.graph import InstructionGraph
@@ -57,11 +59,11 @@ def compile_trace(trace: Trace, options: CompileOptions = DEFAULT) -> Algorithm:
         CompileError: hints that contradict each other, or a FIFO depth below 1.
     """
     graph, edges = schedule(trace, options)
-    return Emit()(graph, edges)
+    return Emit()(TrimScratch()(graph), edges)
 
 
 def schedule(trace: Trace, options: CompileOptions = DEFAULT) -> tuple[InstructionGraph, tuple[Ints, Ints]]:
-    """All passes but Emit: the ordered InstructionGraph and its hazards (before, after)."""
+    """All passes up to Order: the ordered InstructionGraph and its hazards (before, after)."""
     if options.fifo_depth < 1:
         raise CompileError(f"a FIFO has at least one slot, not {options.fifo_depth}")
     expanded = Instances()(trace)

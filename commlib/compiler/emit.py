@@ -35,7 +35,7 @@ class Emit:
         position[order] = np.arange(len(graph))
         sorted_graph = graph.keep(order)
         before, after = position[hazards[0]], position[hazards[1]]
-        deps = reduce_dependences(sorted_graph.level, tb[order], before, after)
+        deps = reduce_dependences(sorted_graph.rank, sorted_graph.level, tb[order], before, after)
         return _algorithm(sorted_graph, tb[order], deps)
 
 
@@ -68,23 +68,27 @@ def _fill_gaps(order: list[int], rank: list[int], hint: list[int]) -> list[int]:
     return result
 
 
-def reduce_dependences(level: Ints, tb: Ints, before: Ints, after: Ints) -> list[tuple[int, list[int]]]:
+def reduce_dependences(rank: Ints, level: Ints, tb: Ints, before: Ints, after: Ints) -> list[tuple[int, list[int]]]:
     """The dependences that remain of the hazards ``before`` -> ``after`` (step numbers): (step, what it waits for).
 
-    Steps are numbered in threadblock order, ``tb`` is the threadblock of each. What threadblock order or another
-    dependence implies is left out.
+    Steps are numbered in threadblock order; ``rank``, ``level`` and ``tb`` are those of each step. What threadblock
+    order or another dependence implies is left out. Ranks are taken one by one, so that clocks are short-lived.
     """
     cross = tb[before] != tb[after]
     before, after = before[cross], after[cross]
     if not len(before):
         return []
-    order = np.lexsort((-level[before], after, level[after]))
+    order = np.lexsort((-level[before], after, level[after], rank[after]))
     before_list, after_list = before[order].tolist(), after[order].tolist()
     block, starts = tb.tolist(), np.flatnonzero(np.diff(after[order], prepend=NOTHING)).tolist()
+    ranks, current = rank[after[order]].tolist(), NOTHING
     joins: dict[int, list[tuple[int, Clock]]] = {}
     found: list[tuple[int, list[int]]] = []
     for begin, end in zip(starts, [*starts[1:], len(before_list)], strict=True):
         step = after_list[begin]
+        if ranks[begin] != current:
+            current = ranks[begin]
+            joins.clear()
         history = joins.setdefault(block[step], [])
         clock = history[-1][1] if history else {}
         waits, clock = _wait(before_list[begin:end], clock, block, joins)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,13 +32,20 @@ FIFO_DEPTH = 8
 """The depth of NCCL's FIFOs (NCCL_STEPS), which MSCCL runs on."""
 
 
-def verify(algorithm: Algorithm, placements: Iterable[Placement] | None = None, fifo_depth: int = FIFO_DEPTH) -> Report:
+def verify(
+    algorithm: Algorithm,
+    placements: Iterable[Placement] | None = None,
+    fifo_depth: int = FIFO_DEPTH,
+    whole_messages: bool = False,
+) -> Report:
     """Prove the algorithm, or find counterexamples.
 
     Checked are: one owner at each end of a connection; sends match receives in number, order and count; no deadlock
     when each FIFO holds ``fifo_depth`` messages, however large messages are cut; nothing is read before it is
     written; no race; the input is kept out of place; the postcondition of the collective.
-    ``placements``: those to judge, by default both. Never raises because of what the algorithm does.
+    ``placements``: those to judge, by default both. ``whole_messages``: judge deadlock for a runtime that sends the
+    chunks of a step as one message and never cuts them, as commlib's own. Never raises because of what the algorithm
+    does.
     O(n log n) for n chunks moved.
 
     Raises:
@@ -48,7 +55,7 @@ def verify(algorithm: Algorithm, placements: Iterable[Placement] | None = None, 
         raise ValueError(f"a FIFO holds at least one message, not {fifo_depth}")
     asked = tuple(Placement) if placements is None else tuple(placements)
     common = Findings()
-    schedule = _schedule(algorithm, fifo_depth, common)
+    schedule = _schedule(algorithm, fifo_depth, common, whole_messages)
     own = {placement: Findings() for placement in asked}
     _check_placements(algorithm, schedule, own)
     return Report(
@@ -57,16 +64,19 @@ def verify(algorithm: Algorithm, placements: Iterable[Placement] | None = None, 
         {placement: _placement_report(placement, common, own[placement]) for placement in asked},
         None if schedule is None else schedule.smallest_depth,
         algorithm.collective.specified,
+        whole_messages,
     )
 
 
-def require(algorithm: Algorithm, placement: Placement, fifo_depth: int = FIFO_DEPTH) -> Report:
+def require(
+    algorithm: Algorithm, placement: Placement, fifo_depth: int = FIFO_DEPTH, whole_messages: bool = False
+) -> Report:
     """Verify for one placement and insist on a proof.
 
     Raises:
         VerificationError: not proved; the message is the report, ``fields['findings']`` has the findings.
     """
-    report = verify(algorithm, (placement,), fifo_depth)
+    report = verify(algorithm, (placement,), fifo_depth, whole_messages)
     if not report.ok:
         raise VerificationError(report.text(), algorithm=algorithm.name, findings=report.findings)
     return report
@@ -99,7 +109,9 @@ class _Schedule:
     smallest_depth: int
 
 
-def _schedule(algorithm: Algorithm, fifo_depth: int, findings: Findings) -> _Schedule | None:
+def _schedule(
+    algorithm: Algorithm, fifo_depth: int, findings: Findings, whole_messages: bool = False
+) -> _Schedule | None:
     """Check what holds in any placement; None when there is no order in which all units can run."""
     links = links_of(algorithm)
     check_connections(algorithm, links, findings)
@@ -111,7 +123,7 @@ def _schedule(algorithm: Algorithm, fifo_depth: int, findings: Findings) -> _Sch
     simulator = Simulator(units)
     run, smallest = simulator.run(1), 1
     if not run.complete:
-        found = _deeper(simulator, units, fifo_depth, findings)
+        found = _deeper(simulator, units, fifo_depth, findings, whole_messages)
         if found is None:
             return None
         run, smallest = found
@@ -120,15 +132,26 @@ def _schedule(algorithm: Algorithm, fifo_depth: int, findings: Findings) -> _Sch
     return _Schedule(units, run.order, position, smallest)
 
 
-def _deeper(simulator: Simulator, units: Units, depth: int, findings: Findings) -> tuple[Run, int] | None:
+def _deeper(
+    simulator: Simulator, units: Units, depth: int, findings: Findings, whole_messages: bool
+) -> tuple[Run, int] | None:
     """A complete run at some depth above 1, and the smallest such depth; a deadlock at ``depth`` is reported."""
     smallest = simulator.smallest_depth(fails=1)
     if smallest is not None and smallest <= depth:
         return simulator.run(smallest), smallest
-    fatal = UNBOUNDED if smallest is None else depth
-    for finding in deadlocks(simulator, units, simulator.run(fatal), fatal):
-        findings.add(finding)
+    if smallest is None or not (whole_messages and _completes_whole(units.algorithm, depth)):
+        fatal = UNBOUNDED if smallest is None else depth
+        for finding in deadlocks(simulator, units, simulator.run(fatal), fatal):
+            findings.add(finding)
     return None if smallest is None else (simulator.run(smallest), smallest)
+
+
+def _completes_whole(algorithm: Algorithm, depth: int) -> bool:
+    """Whether it completes at this FIFO depth when every step's message takes one slot, however many chunks it has."""
+    whole = replace(algorithm, count=np.minimum(algorithm.count, 1))
+    links = links_of(whole)
+    partners = links.partners(whole.count)
+    return partners is not None and Simulator(units_of(whole, links, partners)).run(depth).complete
 
 
 def _check_placements(algorithm: Algorithm, schedule: _Schedule | None, own: dict[Placement, Findings]) -> None:

@@ -119,9 +119,10 @@ class PlacementReport:
 class Report:
     """The verdict on an Algorithm.
 
-    ``smallest_fifo_depth`` is the smallest depth at which it cannot deadlock: None when no depth is enough, or when
-    its messages do not match so that the question has no answer. ``postcondition_given`` is False for a custom
-    collective without one: then all the rest is proved.
+    ``smallest_fifo_depth`` is the smallest depth at which it cannot deadlock however messages are cut: None when no
+    depth is enough, or when its messages do not match so that the question has no answer. ``postcondition_given`` is
+    False for a custom collective without one: then all the rest is proved. ``whole_messages``: deadlock was judged
+    with each step's chunks as one message.
     """
 
     algorithm: str
@@ -129,6 +130,7 @@ class Report:
     placements: Mapping[Placement, PlacementReport]
     smallest_fifo_depth: int | None
     postcondition_given: bool
+    whole_messages: bool = False
 
     @property
     def proved(self) -> frozenset[Placement]:
@@ -158,7 +160,8 @@ class Report:
 
     def _lines(self) -> Iterator[str]:
         depth = self.smallest_fifo_depth
-        limits = "" if depth is None else f" (smallest that works: {depth})"
+        cut = "smallest that works if messages are cut" if self.whole_messages else "smallest that works"
+        limits = "" if depth is None else f" ({cut}: {depth})"
         yield f"{self.algorithm}: {'ok' if self.ok else 'NOT PROVED'}, FIFO depth {self.fifo_depth}{limits}"
         if not self.postcondition_given:
             yield "  no postcondition was given: everything else was checked"
