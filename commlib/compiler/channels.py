@@ -3,7 +3,7 @@
 A threadblock has one channel, one receive peer and one send peer. So the messages that fused instructions tie
 together share a channel, and on one channel of one rank a receive peer that is fused with one send peer cannot be
 fused with another. Chains of tied messages are taken in trace order and get the lowest channel of their lane that
-fits (lane l of W uses l, l + W, ...), or the user's. Threadblock hints tie messages too.
+fits (lane l of W tries l, l + W, ...), or the user's. Threadblock hints tie messages too.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Channels:
         trace = graph.trace
         key = _keys(graph)
         if trace.column("channel").max(initial=NOTHING) >= MAX_CHANNELS:
-            raise CompileError(f"{trace.name}: channel hints must stay below {MAX_CHANNELS // trace.lanes}")
+            raise CompileError(f"{trace.name}: hinted channels must stay below {MAX_CHANNELS} on every lane")
         group = _groups(graph)
         owners = Connections(trace.collective.ranks)
         hint = trace.column("channel")

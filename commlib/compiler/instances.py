@@ -6,6 +6,8 @@ overlap between parts, whatever the sizes.
 
 Interleaved, part j of a span is its j-th equal piece. Blocked, part j of a shard is its j-th piece, so that parts of
 spans of different size never meet; a span that crosses shards is cut at the border first.
+
+Hinted channels and threadblocks keep their numbers on lane 0; each further lane gets numbers above those before.
 """
 
 from __future__ import annotations
@@ -56,7 +58,6 @@ class Instances:
 def _expand(trace: Trace, rows: Ints, factor: int) -> Ints:
     """Each row as instances x ways rows, on consecutive lanes."""
     ways = rows[:, _AT["ways"]]
-    lanes = trace.instances * int(ways.max(initial=1))
     parts = trace.instances * ways
     result = np.repeat(rows, parts, axis=0)
     first = np.cumsum(parts) - parts
@@ -78,7 +79,8 @@ def _expand(trace: Trace, rows: Ints, factor: int) -> Ints:
     result[:, _AT["lane"]] = lane
     for name in ("channel", "send_tb", "recv_tb"):
         hint = result[:, _AT[name]]
-        result[:, _AT[name]] = np.where(hint == NOTHING, NOTHING, hint * lanes + lane)
+        apart = int(hint.max(initial=NOTHING)) + 1
+        result[:, _AT[name]] = np.where(hint == NOTHING, NOTHING, hint + lane * apart)
     return result
 
 

@@ -221,6 +221,17 @@ def test_hints_are_kept():
     assert [tb.channel for tb in algorithm.threadblocks(1)] == [1, 3, 0]
 
 
+def test_hints_keep_their_numbers_on_the_first_lane():
+    def program(p: Program) -> None:
+        p.chunk(0, "input").copy(1, "output", channel=2, send_tb=1)
+        with p.parallelize(2):
+            p.chunk(1, "output").copy(2, channel=3)
+
+    algorithm = compile_trace(record(program, custom("t", [1, 0, 0], [0, 1, 1], {}), placement="out"))
+    assert [tb.channel for tb in algorithm.threadblocks(0)] == [2]
+    assert sorted(tb.channel for tb in algorithm.threadblocks(2)) == [3, 7]
+
+
 def test_two_hinted_threadblocks_with_one_peer_get_two_channels():
     def program(p: Program) -> None:
         p.chunk(0, "input", 0).copy(1, "output", 0, send_tb=0)
