@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import typer
 
-GREEN, RED, BOLD = "green", "red", "bold"
+_WIDTH = 30
+"""Characters of a full progress bar."""
 
 
 def out(text: str = "") -> None:
@@ -31,52 +31,41 @@ def out_json(value: Mapping[str, object]) -> None:
 
 def verdict(good: bool, text: str) -> str:
     """The text in green or red when standard output is a terminal, plain otherwise."""
-    return typer.style(text, fg=GREEN if good else RED) if sys.stdout.isatty() else text
+    return typer.style(text, fg="green" if good else "red") if sys.stdout.isatty() else text
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]], right: frozenset[int] = frozenset()) -> None:
-    """Print a table; the columns in ``right`` are aligned to the right."""
-    cells = [[str(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
-        _rich_table(headers, cells, right)
-    else:
-        for line in plain_table(headers, cells, right):
-            out(line)
-
-
-def plain_table(headers: Sequence[str], rows: Sequence[Sequence[str]], right: frozenset[int]) -> Iterator[str]:
-    """The lines of a table in plain text, columns two spaces apart."""
-    everything = [list(headers), *map(list, rows)]
-    widths = [max(len(row[k]) for row in everything) for k in range(len(headers))]
-    for row in everything:
+    """Print a table, columns two spaces apart; those in ``right`` are aligned to the right."""
+    cells = [[str(cell) for cell in row] for row in (headers, *rows)]
+    widths = [max(len(row[k]) for row in cells) for k in range(len(headers))]
+    for place, row in enumerate(cells):
         padded = (cell.rjust(widths[k]) if k in right else cell.ljust(widths[k]) for k, cell in enumerate(row))
-        yield "  ".join(padded).rstrip()
+        line = "  ".join(padded).rstrip()
+        out(typer.style(line, bold=True) if place == 0 and sys.stdout.isatty() else line)
 
 
-def _rich_table(headers: Sequence[str], rows: Sequence[Sequence[str]], right: frozenset[int]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+class Progress:
+    """A progress bar on the last line of a terminal; nothing elsewhere. Hide it before anything else is printed.
 
-    shown = Table(box=box.SIMPLE_HEAD)
-    for k, header in enumerate(headers):
-        shown.add_column(header, justify="right" if k in right else "left")
-    for row in rows:
-        shown.add_row(*(Text(cell) for cell in row))
-    Console().print(shown)
+    It has no thread of its own, because what it accompanies forks.
+    """
 
+    def __init__(self, total: int, what: str, quiet: bool = False) -> None:
+        self.total, self.what, self.done = total, what, 0
+        self._shown = sys.stdout.isatty() and not quiet
 
-@contextmanager
-def progress(total: int, what: str, quiet: bool = False) -> Iterator[Callable[[], None]]:
-    """A progress bar under the output while the block runs, on a terminal only; call what it yields per unit done."""
-    if quiet or not sys.stdout.isatty():
-        yield lambda: None
-        return
-    from rich.progress import Progress
+    def show(self, advance: int = 0) -> None:
+        """Draw the bar, after so many more units of work were done."""
+        self.done += advance
+        filled = _WIDTH * self.done // max(1, self.total)
+        bar = "#" * filled + "-" * (_WIDTH - filled)
+        self._write(f"\r{self.what} [{bar}] {self.done}/{self.total}")
 
-    # No refreshing thread: the block forks. rich prints what the block writes above the bar.
-    with Progress(transient=True, auto_refresh=False) as bar:
-        task = bar.add_task(what, total=total)
-        bar.refresh()
-        yield lambda: bar.update(task, advance=1, refresh=True)
+    def hide(self) -> None:
+        """Wipe the bar."""
+        self._write("\r\x1b[K")
+
+    def _write(self, text: str) -> None:
+        if self._shown:
+            sys.stdout.write(text)
+            sys.stdout.flush()

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from commlib.cli.console import note, out, progress
+from commlib.cli.console import Progress, note, out
 from commlib.cli.nccl_table import TORCH_TYPES, NcclTable
 from commlib.errors import VerificationError
 
 if TYPE_CHECKING:
     from commlib.collectives import Placement
     from commlib.ir.algorithm import Algorithm
+    from commlib.runtime import Job
 
 
 @dataclass(frozen=True)
@@ -72,31 +73,43 @@ def measure_all(
         SpecError: the reduction is not defined on the element type.
     """
     from commlib.collectives import Placement
-    from commlib.runtime import Job, measure
+    from commlib.runtime import measure
 
     every = {placement for _, placements, _ in plan for placement in placements}
     table = NcclTable([p is Placement.IN for p in _out_of_place_first(tuple(every))], launch.peers, quiet=quiet)
     table.begin()
     total = sum(len(placements) * len(sizes) for _, placements, sizes in plan)
-    with progress(total, "running", quiet) as advance:
+    bar = Progress(total, "running", quiet)
+    try:
         for algorithm, placements, sizes in plan:
             for size in sizes:
-                job = Job(
-                    (size,),
-                    torch_type(launch.dtype),
-                    launch.op,
-                    tuple(placements),
-                    launch.iterations,
-                    launch.warmup,
-                    vs=launch.peers,
-                    unsafe=launch.unsafe,
-                    timeout=launch.timeout,
-                )
-                for row in measure(algorithm, job):
+                bar.show()
+                rows = measure(algorithm, _job(launch, placements, size))
+                bar.hide()
+                for row in rows:
                     table.add(row)
-                    advance()
+                bar.show(len(rows))
+    finally:
+        bar.hide()
     table.end()
     return table
+
+
+def _job(launch: Launch, placements: Sequence[Placement], size: int) -> Job:
+    """The job of one size: it has processes and a deadline of its own, and its row is shown as soon as it is done."""
+    from commlib.runtime import Job
+
+    return Job(
+        (size,),
+        torch_type(launch.dtype),
+        launch.op,
+        tuple(placements),
+        launch.iterations,
+        launch.warmup,
+        vs=launch.peers,
+        unsafe=launch.unsafe,
+        timeout=launch.timeout,
+    )
 
 
 def title(lines: Sequence[str], quiet: bool = False) -> None:

@@ -16,7 +16,8 @@ from commlib.cli.console import out
 NCCL_TYPES = {"float32": "float", "float64": "double", "float16": "half"}
 TORCH_TYPES = {short: name for name, short in NCCL_TYPES.items()}
 """The names that nccl-tests has for torch's types."""
-_BLANK = " " * 32
+_TITLES = " " * 11 + "out-of-place" + " " * 23 + "in-place" + " " * 10
+_BLANK = " " * 33
 
 
 class Measured(Protocol):
@@ -104,7 +105,7 @@ class NcclTable:
         lead = "# {:>10}  {:>12}  {:>8}  {:>6}  {:>6}"
         columns = "  {:>7}  {:>6}  {:>6}  {:>6}"
         yield "#"
-        yield lead.format(*[""] * 5) + "{:^32}{:^32}".format("out-of-place", "in-place") + self._peer_titles()
+        yield lead.format(*[""] * 5) + _TITLES + self._peer_titles()
         names, units = ("time", "algbw", "busbw", "#wrong"), ("(us)", "(GB/s)", "(GB/s)", "")
         of_peers = "  {:>7}  {:>6}" * 2 * len(self.peers)
         yield (
@@ -125,7 +126,7 @@ class NcclTable:
         yield "#"
 
     def _peer_titles(self) -> str:
-        return "".join(f"{f'{peer} {place}':^17}" for peer in self.peers for place in ("oop", "ip"))
+        return "".join(f"  {f'{peer} {place}':>15}" for peer in self.peers for place in ("oop", "ip"))
 
     def _line(self, rows: Mapping[bool, Measured]) -> str:
         row = next(iter(rows.values()))

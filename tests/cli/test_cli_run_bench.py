@@ -1,0 +1,194 @@
+"""``commlib run``, ``bench`` and ``demo`` on real processes: exact results, tables, exit statuses."""
+
+import json
+import re
+
+import pytest
+
+from commlib.formats import load
+
+ROW = {"collective", "algorithm", "ranks", "size", "dtype", "op", "in_place", "time_us", "algbw", "busbw", "wrong"}
+
+
+def table_rows(text):
+    """The data lines of an nccl-tests table, split."""
+    return [line.split() for line in text.splitlines() if re.match(r" *\d+ ", line)]
+
+
+def test_run_a_library_algorithm(command):
+    done = command("run", "ring_allreduce", "-n", 3, "--size", "0,10,1K", "--dtype", "bfloat16", "--iterations", 2)
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = table_rows(done.stdout)
+    assert [(row[0], row[1], row[2], row[3], row[4]) for row in rows] == [
+        ("0", "0", "bfloat16", "sum", "-1"),
+        ("10", "5", "bfloat16", "sum", "-1"),
+        ("1024", "512", "bfloat16", "sum", "-1"),
+    ]
+    assert [(row[8], row[12]) for row in rows] == [("0", "0")] * 3
+    assert "# Out of bounds values : 0 OK" in done.stdout
+
+
+def test_run_a_file_in_json(command, saved):
+    path = saved("binomial_reduce", 3, ".xml", "--root", 1)
+    line = ("run", path, "-n", 3, "--root", 1, "--op", "max", "--dtype", "int32", "--placement", "out", "--json")
+    done = command(*line, "--size", "400")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["ok"] is True
+    (row,) = document["rows"]
+    assert {key: row[key] for key in ("collective", "ranks", "size", "count", "op", "dtype", "root", "in_place")} == {
+        "collective": "reduce",
+        "ranks": 3,
+        "size": 400,
+        "count": 100,
+        "op": "max",
+        "dtype": "int32",
+        "root": 1,
+        "in_place": False,
+    }
+    assert row["wrong"] == 0
+
+
+def test_run_refuses_what_is_not_proved(cli, wrong_file):
+    result = cli("run", wrong_file)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "not proved, so not run (--unsafe runs it all the same)" in result.stderr
+
+
+def test_run_unsafe_reports_what_came_out(command, wrong_file):
+    done = command("run", wrong_file, "--unsafe", "--size", "1K", "--json")
+    assert done.returncode == 1
+    assert "is not proved for placement 'out'" in done.stderr
+    document = json.loads(done.stdout)
+    assert document["ok"] is False
+    # Each rank misses one contribution in each of its 256 elements; it shows where that is not 0, in 3 of 4.
+    assert [(row["in_place"], row["wrong"]) for row in document["rows"]] == [(False, 384), (True, 384)]
+
+
+def test_run_a_placement_that_is_not_proved(cli, saved):
+    path = saved("direct_alltoall", 2)
+    result = cli("run", path, "--placement", "in")
+    assert result.exit_code == 1
+    assert "not proved, so not run" in result.stderr
+
+
+def test_a_placement_that_is_not_proved_is_left_out(command, saved):
+    done = command("run", saved("direct_alltoall", 2), "--size", "1K")
+    assert done.returncode == 0, done.stderr
+    assert [len(row) for row in table_rows(done.stdout)] == [9]
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        (("-n", 3), 1, "is for 2 ranks, not 3; leave -n out, or give -n 2"),
+        (("--dtype", "float33"), 1, "no element type is called 'float33'"),
+        (("--op", "median"), 1, "no reduction is called 'median'"),
+        (("--op", "band"), 1, "band"),
+        (("--size", "many"), 2, "is not a size"),
+        (("--param", "nodes=2"), 1, "parameters are for library algorithms"),
+    ],
+)
+def test_run_refusals(cli, saved, options, status, message):
+    result = cli("run", saved("ring_allreduce", 2), *options)
+    assert result.exit_code == status
+    assert message in result.stderr
+
+
+def test_bench_prints_the_table_beside_gloo(command):
+    line = ("bench", "allreduce", "-n", 2, "-b", "1K", "-e", "4K", "-f", 4, "--algorithm", "ring", "--vs", "gloo")
+    done = command(*line, "--iterations", 3, "--warmup", 1)
+    assert done.returncode == 0, done.stderr
+    assert "# Collective test starting: allreduce" in done.stdout
+    assert "step: 4(factor) warmup iters: 1 iters: 3 validation: 1" in done.stdout
+    rows = table_rows(done.stdout)
+    assert [row[:5] for row in rows] == [
+        ["1024", "256", "float", "sum", "-1"],
+        ["4096", "1024", "float", "sum", "-1"],
+    ]
+    assert all(len(row) == 17 for row in rows)
+    assert all(float(row[k]) > 0 for row in rows for k in (5, 9, 13, 15))
+    assert re.search(r"# Avg bus bandwidth    : \S+\n#\n$", done.stdout)
+
+
+def test_bench_json(command):
+    line = ("bench", "allgather", "-n", 3, "-b", "600", "-e", "600", "--vs", "gloo", "--json")
+    done = command(*line, "--iterations", 2, "-d", "half")
+    assert done.returncode == 0
+    document = json.loads(done.stdout)
+    assert document["ok"] is True
+    out, into = document["rows"]
+    assert set(out) >= ROW | {"count", "root", "peers"}
+    assert (out["in_place"], into["in_place"]) == (False, True)
+    for row in (out, into):
+        assert (row["collective"], row["ranks"], row["size"], row["dtype"]) == ("allgather", 3, 600, "float16")
+        assert (row["op"], row["wrong"], row["count"]) == ("none", 0, 100)
+        assert row["algbw"] == pytest.approx(600 / row["time_us"] / 1e3)
+        assert row["busbw"] == pytest.approx(row["algbw"] * 2 / 3)
+        assert set(row["peers"]["gloo"]) == {"time_us", "busbw"}
+
+
+def test_bench_chooses_for_small_and_for_large_messages(command):
+    line = ("bench", "broadcast", "-n", 3, "-b", "32K", "-e", "128K", "-i", "96K", "--root", 2, "--json")
+    done = command(*line, "--iterations", 1, "--warmup", 0, "--placement", "in")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert [(row["size"], row["root"], row["in_place"]) for row in rows] == [(32_768, 2, True), (131_072, 2, True)]
+    assert rows[0]["algorithm"] == "binomial_broadcast"
+    assert rows[1]["algorithm"] != "binomial_broadcast"
+
+
+def test_bench_a_file(command, saved):
+    path = saved("chain_broadcast", 2, ".xml", "--param", "chunks=2")
+    line = ("-n", 2, "-b", "1K", "-e", "1K", "--algorithm", path, "--iterations", 1)
+    done = command("bench", "broadcast", *line)
+    assert done.returncode == 0, done.stderr
+    assert "# 1K to 1K: chain_broadcast over gloo" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("allredduce",), "no collective is called 'allredduce'"),
+        (("allreduce", "--algorithm", "rong"), "did you mean 'ring'?"),
+        (("allreduce", "-n", "3", "--algorithm", "hierarchical"), "multiple of nodes=2"),
+        (("allreduce", "-n", "2", "--param", "nodes=2"), "--param is for a named --algorithm"),
+        (("allgather", "-n", "2", "--algorithm", "FILE"), "allreduce"),
+        (("allreduce", "-n", "4", "--algorithm", "FILE"), "is for 2 ranks, not 4"),
+    ],
+)
+def test_bench_refusals(cli, saved, options, message):
+    path = saved("ring_allreduce", 2)
+    result = cli("bench", *(path if option == "FILE" else option for option in options))
+    assert result.exit_code == 1
+    assert message in result.stderr
+
+
+def test_an_unknown_peer_and_an_empty_range(cli):
+    assert "there is no such peer; there is gloo" in cli("bench", "allreduce", "--vs", "nccl").stderr
+    result = cli("bench", "allreduce", "-b", "2K", "-e", "1K")
+    assert (result.exit_code, "the range of sizes is empty: 2K to 1K" in result.stderr) == (2, True)
+
+
+@pytest.mark.timeout(120)
+def test_demo(command, tmp_path):
+    keep = tmp_path / "kept" / "here"
+    done = command("demo", "--keep", keep)
+    assert (done.returncode, done.stderr) == (0, "")
+    titles = re.findall(r"^(\d)\. ", done.stdout, re.MULTILINE)
+    assert titles == ["1", "2", "3", "4", "5"]
+    assert done.stdout.count("proved for in place, out of place") == 2
+    rows = table_rows(done.stdout)
+    assert [int(row[0]) for row in rows] == [1 << 10, 16 << 10, 256 << 10, 1 << 20, 4 << 20]
+    assert all((row[8], row[12]) == ("0", "0") for row in rows)
+    assert "# Out of bounds values : 0 OK" in done.stdout
+    assert "demo: all right" in done.stdout
+    algorithm = load(keep / "hierarchical_allreduce.xml")
+    assert (algorithm.ranks, algorithm.collective.name) == (8, "allreduce")
+
+
+def test_demo_where_it_cannot_write(cli, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = cli("demo", "--keep", tmp_path / "file")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("commlib: --keep ")
