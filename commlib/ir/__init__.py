@@ -1,0 +1,1 @@
+"""The levels of a program: Trace, InstructionGraph, Algorithm, and their text forms."""
