@@ -7,6 +7,8 @@ import random
 from dataclasses import replace
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from interleaving import Machine
 from programs import Shape, random_trace
 
@@ -93,6 +95,14 @@ def test_compiled_does_what_the_trace_says(shape):
                 raise AssertionError(f"seed {seed}, fuse {fuse}") from error
     assert refused == 0 or SHAPES[shape].hints
     assert refused < COUNT
+
+
+@settings(max_examples=COUNT, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.randoms(use_true_random=False), st.sampled_from(sorted(SHAPES)), st.booleans())
+def test_compiled_does_what_the_trace_says_shrinking(rng, shape, fuse):
+    """The same by hypothesis, which shrinks what it finds."""
+    trace = random_trace(rng, replace(SHAPES[shape], hints=False, operations=8))
+    check(trace, CompileOptions(fuse=fuse), (1, 2), rng)
 
 
 @pytest.mark.parametrize("seed", range(COUNT))
