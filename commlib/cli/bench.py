@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,7 +21,7 @@ from commlib.cli.options import (
     parse_parameters,
 )
 from commlib.cli.sizes import format_size, parse_size, sweep
-from commlib.cli.sources import is_file, parse_placement, resolve
+from commlib.cli.sources import parse_placement, resolve
 from commlib.errors import SpecError
 
 if TYPE_CHECKING:
@@ -119,13 +118,10 @@ def _choose(
 
 
 def _named(collective: str, name: str, ranks: int, root: int | None, parameters: dict[str, int]) -> Algorithm:
-    from commlib.algorithms import lookup
     from commlib.collectives import ROOTED
 
-    if not is_file(name):
-        return resolve(lookup(collective, name).full_name, ranks, root, None, parameters)
     root = 0 if root is None and collective in ROOTED else root
-    found = resolve(str(Path(name)), ranks, root, collective, parameters)
+    found = resolve(name, ranks, root, collective, parameters)
     if found.collective.name != collective:
         raise SpecError(f"{name} is for {found.collective.name}, not {collective}", file=name)
     return found

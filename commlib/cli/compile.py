@@ -11,7 +11,7 @@ from commlib.cli.console import out, out_json
 from commlib.cli.options import JsonFlag, Parameters, Root, Unsafe, parse_parameters
 from commlib.cli.pyfile import Request, trace_of_file
 from commlib.cli.sizes import parse_size
-from commlib.cli.sources import is_file, parse_conditions
+from commlib.cli.sources import is_file, library_entry, parse_conditions
 from commlib.cli.summary import print_summary, proof_line, summary_json
 from commlib.errors import FormatError, SpecError, VerificationError
 
@@ -140,14 +140,10 @@ def _trace(source: str, request: Request) -> Trace:
 
 def _library_trace(name: str, request: Request) -> Trace:
     """The trace of a library algorithm; refuses the options that only a function of a file obeys."""
-    from commlib.algorithms import find
-
-    entry = find(name)
+    entry = library_entry(name, request.collective)
     settings: dict[str, Any] = dict(request.settings)
     pointless = [option for option in ("chunks", "function") if getattr(request, option) is not None]
     pointless += ["placement"] if settings.pop("placement", None) is not None else []
-    if request.collective not in (None, entry.collective):
-        pointless.append("collective")
     if pointless:
         raise SpecError(f"{name} fixes its own {', '.join(pointless)}; these options are for FILE.py", algorithm=name)
     if request.ranks is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from commlib.cli.console import Progress, note, out
 from commlib.cli.nccl_table import TORCH_TYPES, NcclTable
+from commlib.cli.summary import placement_words
 from commlib.errors import VerificationError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def runnable(algorithm: Algorithm, asked: Sequence[Placement] | None, unsafe: bo
     if not unsafe:
         return _out_of_place_first(proved)
     for placement in set(wanted) - set(proved):
-        note(f"commlib: {algorithm.name} is not proved for placement {placement.value!r}; run with --unsafe")
+        note(f"commlib: {algorithm.name} is not proved {placement_words([placement.value])}; it runs as --unsafe says")
     meaningful = algorithm.collective.can_be_in_place
     return _out_of_place_first(tuple(p for p in wanted if p is Placement.OUT or meaningful))
 
@@ -77,6 +78,8 @@ def measure_all(
 
     every = {placement for _, placements, _ in plan for placement in placements}
     table = NcclTable([p is Placement.IN for p in _out_of_place_first(tuple(every))], launch.peers, quiet=quiet)
+    for algorithm in dict.fromkeys(algorithm for algorithm, _, _ in plan if not algorithm.collective.specified):
+        note(f"commlib: {algorithm.name} has no postcondition (see --collective): its results are not checked")
     table.begin()
     total = sum(len(placements) * len(sizes) for _, placements, sizes in plan)
     bar = Progress(total, "running", quiet)
@@ -84,7 +87,7 @@ def measure_all(
         for algorithm, placements, sizes in plan:
             for size in sizes:
                 bar.show()
-                rows = measure(algorithm, _job(launch, placements, size))
+                rows = measure(algorithm, _job(launch, algorithm, placements, size))
                 bar.hide()
                 for row in rows:
                     table.add(row)
@@ -95,8 +98,11 @@ def measure_all(
     return table
 
 
-def _job(launch: Launch, placements: Sequence[Placement], size: int) -> Job:
-    """The job of one size: it has processes and a deadline of its own, and its row is shown as soon as it is done."""
+def _job(launch: Launch, algorithm: Algorithm, placements: Sequence[Placement], size: int) -> Job:
+    """The job of one size: it has processes and a deadline of its own, and its row is shown as soon as it is done.
+
+    Where nobody said what the result is to be, none is checked.
+    """
     from commlib.runtime import Job
 
     return Job(
@@ -106,6 +112,7 @@ def _job(launch: Launch, placements: Sequence[Placement], size: int) -> Job:
         tuple(placements),
         launch.iterations,
         launch.warmup,
+        check=algorithm.collective.specified,
         vs=launch.peers,
         unsafe=launch.unsafe,
         timeout=launch.timeout,

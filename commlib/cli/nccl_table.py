@@ -9,45 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from commlib.cli.console import out
+
+if TYPE_CHECKING:
+    from commlib.runtime import Row
 
 NCCL_TYPES = {"float32": "float", "float64": "double", "float16": "half"}
 TORCH_TYPES = {short: name for name, short in NCCL_TYPES.items()}
 """The names that nccl-tests has for torch's types."""
 _TITLES = " " * 11 + "out-of-place" + " " * 23 + "in-place" + " " * 10
 _BLANK = " " * 33
-
-
-class Measured(Protocol):
-    """A row of measurement: one size in one placement."""
-
-    @property
-    def algorithm(self) -> str: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def count(self) -> int: ...
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def op(self) -> str: ...
-    @property
-    def root(self) -> int | None: ...
-    @property
-    def in_place(self) -> bool: ...
-    @property
-    def time_us(self) -> float: ...
-    @property
-    def algbw(self) -> float: ...
-    @property
-    def busbw(self) -> float: ...
-    @property
-    def wrong(self) -> int | None: ...
-    @property
-    def peers(self) -> Mapping[str, Mapping[str, float]]: ...
-    def as_json(self) -> dict[str, object]: ...
 
 
 @dataclass
@@ -61,8 +34,8 @@ class NcclTable:
     in_place: Sequence[bool]
     peers: Sequence[str] = ()
     quiet: bool = False
-    rows: list[Measured] = field(default_factory=list)
-    _pending: dict[bool, Measured] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    _pending: dict[bool, Row] = field(default_factory=dict)
 
     def begin(self) -> None:
         """Print the header."""
@@ -75,7 +48,7 @@ class NcclTable:
             self._pending = {}
         self._print(self.footer())
 
-    def add(self, row: Measured) -> None:
+    def add(self, row: Row) -> None:
         """Take one row in; print a line when it completes one."""
         if any((row.size, row.algorithm) != (other.size, other.algorithm) for other in self._pending.values()):
             self._print([self._line(self._pending)])  # its algorithm runs in one placement only
@@ -121,30 +94,31 @@ class NcclTable:
 
     def footer(self) -> Iterator[str]:
         """The two lines under the table."""
-        yield f"# {'Out of bounds values':<20} : {self.wrong} {'FAILED' if self.wrong else 'OK'}"
+        unchecked = any(row.wrong is None for row in self.rows)
+        counted = "N/A" if unchecked else f"{self.wrong} {'FAILED' if self.wrong else 'OK'}"
+        yield f"# {'Out of bounds values':<20} : {counted}"
         yield f"# {'Avg bus bandwidth':<20} : {self.mean_busbw:g}"
         yield "#"
 
     def _peer_titles(self) -> str:
         return "".join(f"  {f'{peer} {place}':>15}" for peer in self.peers for place in ("oop", "ip"))
 
-    def _line(self, rows: Mapping[bool, Measured]) -> str:
+    def _line(self, rows: Mapping[bool, Row]) -> str:
         row = next(iter(rows.values()))
-        root = -1 if row.root is None else row.root
         kind = NCCL_TYPES.get(row.dtype, row.dtype)
-        line = f"{row.size:12d}  {row.count:12d}  {kind:>8}  {row.op:>6}  {root:6d}"
+        line = f"{row.size:12d}  {row.count:12d}  {kind:>8}  {row.op:>6}  {row.root:6d}"
         line += "".join(_body(rows.get(in_place)) for in_place in (False, True))
         return line + "".join(_peer_body(rows.get(place), peer) for peer in self.peers for place in (False, True))
 
 
-def _body(row: Measured | None) -> str:
+def _body(row: Row | None) -> str:
     if row is None:
         return _BLANK
     numbers = f"  {number(row.time_us, 7)}  {number(row.algbw, 6)}  {number(row.busbw, 6)}"
     return f"{numbers}  {'N/A' if row.wrong is None else format(row.wrong, 'g'):>6}"
 
 
-def _peer_body(row: Measured | None, peer: str) -> str:
+def _peer_body(row: Row | None, peer: str) -> str:
     measured = None if row is None else row.peers.get(peer)
     if measured is None:
         return f"  {'N/A':>7}  {'N/A':>6}"

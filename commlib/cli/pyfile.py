@@ -177,12 +177,12 @@ def _collective(path: Path, module: ModuleType, request: Request) -> Collective:
     from commlib.collectives import Collective
     from commlib.collectives import collective as standard
 
-    own = getattr(module, "COLLECTIVE", None)
-    if isinstance(request.collective, Collective):
-        return request.collective
-    if request.collective is None:
-        if isinstance(own, Collective):
-            return own
+    whole = getattr(module, "COLLECTIVE", None) if request.collective is None else request.collective
+    if isinstance(whole, Collective):
+        if request.ranks is request.chunks is request.root is None:
+            return whole
+        raise SpecError(f"{path}: {whole} is whole; --ranks, --chunks and --root are for one given by name")
+    if request.collective is None or isinstance(request.collective, Collective):
         how = "give --collective NAME --ranks N (and --chunks C), or set COLLECTIVE in the file"
         raise SpecError(f"{path}: which collective? {how}", file=str(path))
     if request.ranks is None:

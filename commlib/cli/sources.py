@@ -11,6 +11,7 @@ import typer
 from commlib.errors import FormatError, SpecError
 
 if TYPE_CHECKING:
+    from commlib.algorithms import Entry
     from commlib.collectives import Collective, Placement
     from commlib.ir.algorithm import Algorithm
 
@@ -71,8 +72,27 @@ def parse_conditions(text: str | None) -> Collective | str | None:
     return text
 
 
+def library_entry(name: str, collective: Collective | str | None) -> Entry:
+    """A library algorithm, by its full name ("ring_allreduce") or, with a collective's name, its own ("ring").
+
+    Raises:
+        SpecError: no such algorithm, or the collective is a user's own.
+    """
+    from commlib.algorithms import find, lookup
+
+    if collective is None:
+        return find(name)
+    if isinstance(collective, str):
+        return lookup(collective, name)
+    raise SpecError(f"{name} is in the library, which has none for {collective.name}", algorithm=name)
+
+
 def library_algorithm(
-    name: str, ranks: int | None, root: int | None = None, parameters: Mapping[str, int] | None = None
+    name: str,
+    ranks: int | None,
+    root: int | None = None,
+    collective: Collective | str | None = None,
+    parameters: Mapping[str, int] | None = None,
 ) -> Algorithm:
     """A library algorithm, compiled.
 
@@ -80,10 +100,9 @@ def library_algorithm(
         SpecError: no such algorithm, or it does not run on so many ranks.
         typer.BadParameter: the number of ranks is missing.
     """
-    from commlib.algorithms import find
     from commlib.compiler import compile_trace
 
-    entry = find(name)
+    entry = library_entry(name, collective)
     if ranks is None:
         raise typer.BadParameter(f"{name} is compiled for a number of ranks: give it with --ranks")
     values: dict[str, Any] = entry.values(parameters or {})
@@ -103,7 +122,7 @@ def resolve(
         SpecError: a file's algorithm has another number of ranks, or takes no parameters.
     """
     if not is_file(name):
-        return library_algorithm(name, ranks, root, parameters)
+        return library_algorithm(name, ranks, root, parse_conditions(conditions), parameters)
     if parameters:
         raise SpecError(f"{name} is compiled; parameters are for library algorithms", file=name)
     algorithm = load_algorithm(Path(name), conditions, root)

@@ -43,9 +43,16 @@ def test_no_command_is_a_usage_error(cli):
 
 @pytest.mark.parametrize(
     "arguments",
-    [("nonsense",), ("verify",), ("verify", "a.xml", "--nonsense"), ("verify", "a.xml", "--placement", "up")]
-    + [("run", "ring_allreduce"), ("bench", "allreduce", "-b", "x"), ("bench", "allreduce", "--vs", "mpi")]
-    + [("run", "ring_allreduce", "-n", "2", "--param", "nodes")],
+    [
+        ("nonsense",),
+        ("verify",),
+        ("verify", "a.xml", "--nonsense"),
+        ("verify", "a.xml", "--placement", "up"),
+        ("run", "ring_allreduce"),
+        ("run", "ring_allreduce", "-n", "2", "--param", "nodes"),
+        ("bench", "allreduce", "-b", "x"),
+        ("bench", "allreduce", "--vs", "mpi"),
+    ],
 )
 def test_usage_errors_have_status_2(cli, arguments):
     result = cli(*arguments)

@@ -45,7 +45,7 @@ def test_json(cli_json, ring_py, tmp_path):
 
 
 @pytest.mark.parametrize("ending", [".xml", ".json", ".txt"])
-def test_every_form_holds_the_same(cli, saved, ending):
+def test_every_form_holds_the_same(saved, ending):
     from commlib.algorithms import find
     from commlib.compiler import compile_trace
 
@@ -61,6 +61,10 @@ def test_a_library_name_with_parameters(cli, tmp_path):
         return statistics(load(path)).critical_path
 
     assert sends(2) != sends(4)
+
+
+def test_a_short_name_with_its_collective(cli):
+    assert cli("compile", "ring", "--collective", "allgather", "-n", 2).stdout.startswith("ring_allgather: ")
 
 
 def test_a_rooted_collective(cli, tmp_path):
@@ -103,7 +107,7 @@ def test_xml_options(cli, tmp_path):
     )
 
 
-def test_without_output_nothing_is_written(cli, tmp_path):
+def test_without_output_nothing_is_written(cli):
     result = cli("compile", "ring_allreduce", "-n", 2)
     assert "nothing written: no --output" in result.stdout
 
@@ -148,6 +152,10 @@ def test_the_collective_of_a_file(cli, tmp_path):
     out = tmp_path / "swap_out.json"
     assert cli("compile", program, "--collective", swap, "-o", out).exit_code == 0
     assert load(out).collective.name == "swap"
+    assert "--ranks, --chunks and --root are for one given by name" in refused(
+        cli("compile", program, "--collective", swap, "--ranks", 2)
+    )
+    assert "which has none for swap" in refused(cli("compile", "ring_allreduce", "--collective", swap, "-n", 2))
 
 
 def test_parameters_reach_the_function(cli, ring_py):
@@ -197,7 +205,7 @@ def test_options_that_a_recorded_program_fixes(cli, ring_py):
         (("ring_allreduc", "-n", 2), "did you mean 'ring_allreduce'?"),
         (("ring_allreduce",), "on how many ranks? Give --ranks N"),
         (("ring_allreduce", "-n", 2, "--chunks", 3), "fixes its own chunks"),
-        (("ring_allreduce", "-n", 2, "--collective", "allgather"), "fixes its own collective"),
+        (("ring_allreduce", "-n", 2, "--collective", "allgather"), "no allgather algorithm is called 'ring_allreduce'"),
         (("ring_allreduce", "-n", 2, "--param", "nodes=2"), "no parameter 'nodes'"),
         (("ring_allreduce", "-n", 2, "--param", "instances=2"), "no parameter 'instances'"),
         (("hierarchical_allreduce", "-n", 5), "multiple of nodes=2"),

@@ -58,11 +58,39 @@ def test_run_refuses_what_is_not_proved(cli, wrong_file):
 def test_run_unsafe_reports_what_came_out(command, wrong_file):
     done = command("run", wrong_file, "--unsafe", "--size", "1K", "--json")
     assert done.returncode == 1
-    assert "is not proved for placement 'out'" in done.stderr
+    assert "is not proved out of place; it runs as --unsafe says" in done.stderr
     document = json.loads(done.stdout)
     assert document["ok"] is False
     # Each rank misses one contribution in each of its 256 elements; it shows where that is not 0, in 3 of 4.
     assert [(row["in_place"], row["wrong"]) for row in document["rows"]] == [(False, 384), (True, 384)]
+
+
+STUCK = """algorithm "stuck"
+collective "sendrecv" ranks 2 chunks 1
+protocol "Simple"
+placements in out
+scratch 0 0
+
+rank 0
+tb 0 send 1 recv 1 channel 0
+  0 r -> o[0]
+  1 s i[0]
+
+rank 1
+tb 0 send 0 recv 0 channel 0
+  0 r -> o[0]
+  1 s i[0]
+"""
+
+
+def test_run_unsafe_ends_by_its_deadline(command, tmp_path):
+    path = tmp_path / "stuck.txt"
+    path.write_text(STUCK)
+    done = command("run", path, "--unsafe", "--placement", "out", "--timeout", 1, "--json", timeout=40)
+    assert done.returncode == 1
+    document = json.loads(done.stdout)
+    assert document["ok"] is False
+    assert document["error"]["kind"] in ("DeadlineError", "PeerFailedError", "ExecutionError")
 
 
 def test_run_a_placement_that_is_not_proved(cli, saved):
@@ -76,6 +104,18 @@ def test_a_placement_that_is_not_proved_is_left_out(command, saved):
     done = command("run", saved("direct_alltoall", 2), "--size", "1K")
     assert done.returncode == 0, done.stderr
     assert [len(row) for row in table_rows(done.stdout)] == [9]
+
+
+def test_results_that_nobody_defined_are_not_called_right(command, saved):
+    path = saved("direct_sendrecv", 2)
+    path.write_text(path.read_text().replace('coll="sendrecv"', 'coll="custom"'))
+    done = command("run", path, "--size", "1K", "--placement", "out")
+    assert done.returncode == 0
+    assert "has no postcondition (see --collective): its results are not checked" in done.stderr
+    assert "# Out of bounds values : N/A" in done.stdout
+    done = command("run", path, "--size", "1K", "--placement", "out", "--collective", "sendrecv")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "# Out of bounds values : 0 OK" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,19 @@ from commlib.cli.sizes import format_size, parse_size, parse_sizes, sweep
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("0", 0), ("1", 1), ("512", 512), ("1K", 1024), ("1k", 1024), ("1.5M", 1_572_864), (" 2 G ", 2 << 30)]
-    + [("64KB", 65_536), ("100B", 100), (".5K", 512), ("1.2", 1)],
+    [
+        ("0", 0),
+        ("1", 1),
+        ("512", 512),
+        ("1K", 1024),
+        ("1k", 1024),
+        ("1.5M", 1_572_864),
+        (" 2 G ", 2 << 30),
+        ("64KB", 65_536),
+        ("100B", 100),
+        (".5K", 512),
+        ("1.2", 1),
+    ],
 )
 def test_sizes_mean_powers_of_1024(text, size):
     assert parse_size(text) == size

@@ -112,3 +112,4 @@ def test_names_of_types_and_an_unchecked_row(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[2] for line in lines] == ["half", "double", "bfloat16", "int8"]
     assert all(line.split()[8] == "N/A" for line in lines)
+    assert next(table.footer()) == "# Out of bounds values : N/A"
