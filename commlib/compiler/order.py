@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from commlib.compiler.channels import MAX_CHANNELS
+from commlib.errors import CompileError
 from commlib.ir.algorithm import NOTHING, Ints
 from commlib.ir.graph import InstructionGraph
 
@@ -51,8 +52,10 @@ class Order:
             _, stuck = levels(events.count, before, after)
             if not len(stuck):
                 return ordered, []
-        on_cycles = _trim(events.count, before, after, stuck)
-        return graph, events.fused_among(on_cycles)
+        culprits = events.fused_among(_trim(events.count, before, after, stuck))
+        if not culprits:
+            raise CompileError(f"{graph.trace.name}: a cycle without fused steps; this is a defect of the compiler")
+        return graph, culprits
 
     def _edges(self, graph: InstructionGraph, hazards: Edges, events: _Events) -> Edges:
         messages = _connection_order(graph, hazards)
