@@ -88,7 +88,7 @@ def diagnose(
 def _verdict(
     rank: int, status: Status | None, silent: float, call: int, patience: Patience
 ) -> tuple[CauseKind, str] | None:
-    if status is not None and status.state == "closed":
+    if status is not None and status.state == "closed" and (status.call < call or patience.late):
         return "absent", f"rank {rank} closed its communicator after call {status.call}"
     if status is not None and silent >= patience.grace:
         return "stopped", f"rank {rank} stopped: it has shown no sign of life for {silent:.1f} s"

@@ -61,10 +61,16 @@ class Pool:
 
 
 class Sent(NamedTuple):
-    """A send under way: its Work, and the memory that must live until it is done."""
+    """A send under way: its Work, and the memory that must live until it is done, then goes back to its pool."""
 
     work: Any
     buffer: Buffer
+    pool: Pool
+
+    def finish(self, limit: timedelta) -> None:
+        """Wait until it is done."""
+        self.work.wait(limit)
+        self.pool.give(self.buffer)
 
 
 class GlooTransport:
@@ -79,9 +85,11 @@ class GlooTransport:
     def open(self, call: Call, plan: RankPlan, itemsize: int, deadline: float) -> GlooEndpoint:
         """Begin a launch: post its receives."""
         needed = max(SMALLEST_FRAME, HEADER_BYTES + plan.message_elements * itemsize)
-        size = 1 << (needed - 1).bit_length()
-        pool = self._pools.setdefault(size, Pool(size))
-        return GlooEndpoint(self, call, plan, pool, deadline)
+        return GlooEndpoint(self, call, plan, self.pool(1 << (needed - 1).bit_length()), deadline)
+
+    def pool(self, size: int) -> Pool:
+        """The frames of a size."""
+        return self._pools.setdefault(size, Pool(size))
 
     def send(self, peer: int, buffer: Buffer, size: int) -> Any:
         """Begin to send the first ``size`` bytes of a frame."""
@@ -189,7 +197,9 @@ class GlooEndpoint:
     def commit(self, link: int, frame: Frame) -> None:
         """Send it."""
         out = self._out[link]
-        sent = self._send(out.link.peer, frame.keeper, Kind.DATA, out.link.channel, out.count, len(frame.payload))
+        sent = self._send(
+            out.link.peer, self._pool, frame.keeper, Kind.DATA, out.link.channel, out.count, len(frame.payload)
+        )
         out.count += 1
         if sent is not None:
             out.sent.append(sent)
@@ -249,7 +259,7 @@ class GlooEndpoint:
         for peer in peers - {cause.rank}:
             buffer = self._pool.take()
             buffer.array[HEADER_BYTES : HEADER_BYTES + len(text)] = memoryview(text)
-            self._send(peer, buffer, Kind.ABORT, 0, 0, len(text))
+            self._send(peer, self._pool, buffer, Kind.ABORT, 0, 0, len(text))
         for flush in self._flush.values():
             flush.put([])
 
@@ -265,26 +275,22 @@ class GlooEndpoint:
     def _reap(self, out: Outgoing) -> None:
         """Use the memory of messages again that the receiver said it took: to wait for those takes no time."""
         while out.sent and out.reaped < out.granted * out.credit.batch:
-            sent = out.sent.popleft()
-            sent.work.wait()
-            self._pool.give(sent.buffer)
+            out.sent.popleft().finish(self._remaining())
             out.reaped += 1
 
     def _return_credit(self, incoming: Incoming) -> None:
-        buffer, link = self._small(), incoming.link
-        sent = self._send(link.peer, buffer, Kind.CREDIT, link.channel, incoming.returned, 0)
+        pool, link = self._transport.pool(HEADER_BYTES), incoming.link
+        sent = self._send(link.peer, pool, pool.take(), Kind.CREDIT, link.channel, incoming.returned, 0)
         incoming.returned += 1
         if sent is not None:
             self._credits.setdefault(link.peer, []).append(sent)
 
-    def _small(self) -> Buffer:
-        tensor = torch.empty(HEADER_BYTES, dtype=torch.uint8)
-        return Buffer(tensor, tensor.numpy())
-
-    def _send(self, peer: int, buffer: Buffer, kind: Kind, channel: int, message: int, size: int) -> Sent | None:
+    def _send(
+        self, peer: int, pool: Pool, buffer: Buffer, kind: Kind, channel: int, message: int, size: int
+    ) -> Sent | None:
         write_header(buffer.array, self._call, kind, channel, message, size)
         try:
-            return Sent(self._transport.send(peer, buffer, HEADER_BYTES + size), buffer)
+            return Sent(self._transport.send(peer, buffer, HEADER_BYTES + size), buffer, pool)
         except RuntimeError as error:
             self._fail(_gone(peer, self._rank, error))
             return None
@@ -304,7 +310,7 @@ class GlooEndpoint:
         try:
             if self._receive_all(peer, frames):
                 for sent in self._flush[peer].get():
-                    sent.work.wait(self._remaining())
+                    sent.finish(self._remaining())
                 self._unfinished.discard(peer)
                 self._bell.put(None)
         except RuntimeError as error:

@@ -1,8 +1,8 @@
 """The monitor: a thread of each rank that shows signs of life in the group's store, and tells who is to blame.
 
-While all goes well it sets one key a beat. Only a rank that is stuck reads the others' keys. The store belongs to
-someone (the launcher, torchrun's agent, rank 0); should it be gone or not answer, the monitor knows nothing, and a
-stuck rank ends by a closed connection, by word of a peer, or at its deadline.
+While all goes well it sets one key and looks for one a beat. Only a rank that is stuck reads the others' keys. The
+store belongs to someone (the launcher, torchrun's agent, rank 0); should it be gone or not answer, the monitor knows
+nothing, and a stuck rank ends by a closed connection, by word of a peer, or at its deadline.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ from commlib.runtime.cause import Cause, Patience, Status, diagnose, loads_cause
 
 STALLED_AFTER = 0.2
 """Seconds without progress after which a rank counts as stuck and begins to ask."""
+
+
+BEAT = 0.5
+"""Seconds between signs of life."""
 
 
 class Store(Protocol):
@@ -34,7 +38,7 @@ class Monitor:
     store: Store | None
     rank: int
     ranks: int
-    beat: float = 1.0
+    beat: float = BEAT
     grace: float = 9.0
 
     def __post_init__(self) -> None:
@@ -58,7 +62,7 @@ class Monitor:
 
     def enter(self, call: int, timeout: float) -> None:
         """This rank begins a call."""
-        self.beat, self.grace = max(0.05, min(1.0, timeout / 10)), max(0.3 * timeout, 0.5)
+        self.grace = max(0.3 * timeout, 3 * BEAT)
         self._status = Status(0, call, "running")
 
     def leave(self) -> None:
@@ -103,12 +107,13 @@ class Monitor:
         if store is None:
             return
         while True:
+            closing = self._closed
             try:
                 self._turn(store)
             except (RuntimeError, ValueError):  # the store is gone: torch raises DistError, a RuntimeError
                 self._published.set()
                 return
-            if self._closed:
+            if closing:
                 return
             self._wake.wait(min(self.beat, 0.1) if self._stuck else self.beat)
             self._wake.clear()
@@ -118,16 +123,19 @@ class Monitor:
         store.set(f"status/{self.rank}", replace(self._status, beat=self._beats).dumps())
         if self._own is not None and self._cause is None:
             self._publish(store, self._own)
-        elif self._stuck or self._cause is not None:
+        elif self._cause is None:
             self._look(store)
+        if self._cause is not None:
+            self._published.set()
 
     def _publish(self, store: Store, cause: Cause) -> None:
         self._cause = loads_cause(store.compare_set("cause", "", cause.dumps()).decode())
-        self._published.set()
 
     def _look(self, store: Store) -> None:
         if store.check(["cause"]):
             self._cause = loads_cause(store.get("cause").decode())
+            return
+        if not self._stuck:
             return
         statuses = {rank: self._ask(store, rank) for rank in range(self.ranks) if rank != self.rank}
         now = time.monotonic()
