@@ -131,6 +131,12 @@ class Collective:
         """The number of chunks in the output buffer of a rank."""
         return self._rule.outputs(self, rank) * self.chunks
 
+    def buffer_chunks(self, rank: int, buffer: Buffer, scratch: Sequence[int]) -> int:
+        """The number of chunks in a buffer of a rank; ``scratch`` has the scratch sizes of all ranks."""
+        if buffer is Buffer.INPUT:
+            return self.input_chunks(rank)
+        return self.output_chunks(rank) if buffer is Buffer.OUTPUT else scratch[rank]
+
     def shard_sources(self, rank: int, shard: int) -> Shards | None:
         """The input shards (rank, shard) combined in an output shard; None where anything may be there."""
         return self._rule.sources(self, rank, shard)

@@ -26,11 +26,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from commlib.collectives import Buffer, Placement
+from commlib.collectives import Buffer
 from commlib.errors import AlgorithmError
 from commlib.ir.algorithm import HAS_DESTINATION, HAS_SOURCE, OP_OF_SHORT, Algorithm, Op, Threadblock
 from commlib.ir.builder import AlgorithmBuilder
-from commlib.ir.text_lines import LineReader, collective_lines
+from commlib.ir.text_lines import LineReader, header_lines
 
 _BLOCK = re.compile(r"tb (\d+)(?: send (\d+))?(?: recv (\d+))? channel (\d+)", re.ASCII)
 _SPAN = r"([ios])\[(\d+)(?::(\d+))?\]"
@@ -46,10 +46,7 @@ def algorithm_to_text(algorithm: Algorithm) -> str:
 
 def _lines(algorithm: Algorithm) -> Iterator[str]:
     yield f"algorithm {json.dumps(algorithm.name)}"
-    yield from collective_lines(algorithm.collective)
-    yield f"protocol {json.dumps(algorithm.protocol)}"
-    yield " ".join(["placements", *(p.value for p in Placement if p in algorithm.placements)])
-    yield " ".join(["scratch", *map(str, algorithm.scratch_chunks)])
+    yield from header_lines(algorithm.collective, algorithm.protocol, algorithm.placements, algorithm.scratch_chunks)
     for rank in range(algorithm.ranks):
         yield f"\nrank {rank}"
         for block in algorithm.threadblocks(rank):

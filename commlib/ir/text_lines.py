@@ -22,6 +22,16 @@ _OFFSET = re.compile(r"(\d+):(\d+)", re.ASCII)
 _DIGITS = re.compile(r"\d{1,10}", re.ASCII)
 
 
+def header_lines(
+    collective: Collective, protocol: str, placements: frozenset[Placement], scratch: tuple[int, ...]
+) -> Iterator[str]:
+    """The lines that Trace and Algorithm begin with, after their names."""
+    yield from collective_lines(collective)
+    yield f"protocol {json.dumps(protocol)}"
+    yield " ".join(["placements", *(p.value for p in Placement if p in placements)])
+    yield " ".join(["scratch", *map(str, scratch)])
+
+
 def collective_lines(c: Collective) -> Iterator[str]:
     """The lines that describe a collective; ``LineReader.collective`` reads them."""
     root = "" if c.root is None else f" root {c.root}"

@@ -137,11 +137,7 @@ class Trace:
 
     def buffer_chunks(self, rank: int, buffer: Buffer) -> int:
         """The size of a buffer in chunks, before instances."""
-        if buffer is Buffer.INPUT:
-            return self.collective.input_chunks(rank)
-        if buffer is Buffer.OUTPUT:
-            return self.collective.output_chunks(rank)
-        return self.scratch_chunks[rank]
+        return self.collective.buffer_chunks(rank, buffer, self.scratch_chunks)
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from commlib.collectives import Buffer, Placement
+from commlib.collectives import Buffer
 from commlib.ir.algorithm import NOTHING
-from commlib.ir.text_lines import LineReader, collective_lines
+from commlib.ir.text_lines import LineReader, header_lines
 from commlib.ir.trace import COLUMNS, Action, Trace
 
 _PLACE = r"(\d+)\.([ios])\[(\d+)(?::(\d+))?\]"
@@ -43,10 +43,7 @@ def trace_to_text(trace: Trace) -> str:
 
 def _lines(trace: Trace) -> Iterator[str]:
     yield f"trace {json.dumps(trace.name)}"
-    yield from collective_lines(trace.collective)
-    yield f"protocol {json.dumps(trace.protocol)}"
-    yield " ".join(["placements", *(p.value for p in Placement if p in trace.placements)])
-    yield " ".join(["scratch", *map(str, trace.scratch_chunks)])
+    yield from header_lines(trace.collective, trace.protocol, trace.placements, trace.scratch_chunks)
     yield f"instances {trace.instances}{' blocked' if trace.blocked else ''}"
     yield f"lanes {trace.lanes}"
     yield from (f"file {json.dumps(file)}" for file in trace.files)

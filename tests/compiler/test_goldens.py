@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sample_programs import ring
 
 from commlib.collectives import Collective, allreduce, broadcast, custom
 from commlib.compiler import compile_trace
@@ -28,16 +29,6 @@ from commlib.ir.trace import COLUMNS, Trace
 from commlib.ir.trace_text import trace_from_text, trace_to_text
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "compiler"
-
-
-def ring(p: Program) -> None:
-    n = p.ranks
-    for i in range(n):
-        c = p.chunk(i, "input", i)
-        for hop in range(1, n):
-            c = p.chunk((i + hop) % n, "input", i).reduce(c, into="output")
-        for hop in range(n, 2 * n - 1):
-            c = c.copy((i + hop) % n)
 
 
 def tree(p: Program) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from sample_programs import ring
 
 from commlib.collectives import Placement, allgather, allreduce, alltoall, broadcast, custom
 from commlib.compiler import CompileOptions, compile_trace
@@ -11,16 +12,6 @@ from commlib.errors import CompileError
 from commlib.ir.algorithm import Algorithm
 from commlib.ir.stats import statistics
 from commlib.verify import verify
-
-
-def ring(p: Program) -> None:
-    n = p.ranks
-    for i in range(n):
-        c = p.chunk(i, "input", i)
-        for hop in range(1, n):
-            c = p.chunk((i + hop) % n, "input", i).reduce(c, into="output")
-        for hop in range(n, 2 * n - 1):
-            c = c.copy((i + hop) % n)
 
 
 def ops(algorithm: Algorithm, rank: int) -> list[list[str]]:
