@@ -83,7 +83,7 @@ def bench_command(
     asked = parse_placement(placement)
     choice = _choose(collective, algorithm, ranks, root, parse_parameters(param or []), sizes)
     plan = [(chosen, runnable(chosen, asked, unsafe), its) for chosen, its in choice]
-    launch = Launch(dtype, op, iterations, warmup, timeout, peers, unsafe)
+    launch = Launch(dtype, op, iterations, warmup, timeout, peers)
     title(_title(collective, ranks, sizes, factor, step, launch, plan), as_json)
     table = measure_all(plan, launch, quiet=as_json)
     if as_json:

@@ -27,7 +27,6 @@ class Launch:
     warmup: int = 5
     timeout: float = 30.0
     peers: tuple[str, ...] = ()
-    unsafe: bool = False
 
 
 def torch_type(name: str) -> str:
@@ -46,7 +45,7 @@ def runnable(algorithm: Algorithm, asked: Sequence[Placement] | None, unsafe: bo
     from commlib.collectives import Placement
     from commlib.verify import verify
 
-    report = verify(algorithm, asked)
+    report = verify(algorithm, asked, whole_messages=True)  # the runtime never cuts the message of a step
     wanted = tuple(asked) if asked is not None else tuple(Placement)
     proved = tuple(p for p in wanted if p in report.proved)
     if len(proved) < len(wanted if asked is not None else (0,)) and not unsafe:
@@ -68,6 +67,8 @@ def measure_all(
     plan: Sequence[tuple[Algorithm, Sequence[Placement], Sequence[int]]], launch: Launch, quiet: bool = False
 ) -> NcclTable:
     """Measure each algorithm at its sizes, printing nccl-tests' table as the rows come (unless quiet).
+
+    The placements are those that ``runnable`` gave, or proved otherwise: they are not judged again.
 
     Raises:
         ExecutionError: a run failed or passed its deadline.
@@ -114,7 +115,7 @@ def _job(launch: Launch, algorithm: Algorithm, placements: Sequence[Placement], 
         launch.warmup,
         check=algorithm.collective.specified,
         vs=launch.peers,
-        unsafe=launch.unsafe,
+        unsafe=True,  # its placements were judged before (see runnable): not once more in every process
         timeout=launch.timeout,
     )
 

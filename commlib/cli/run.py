@@ -59,7 +59,7 @@ def run_command(
     asked = parse_placement(placement)
     algorithm = resolve(name, ranks, root, collective, parse_parameters(param or []))
     placements = runnable(algorithm, asked, unsafe)
-    launch = Launch(dtype, op, iterations, min(1, iterations - 1), timeout, (), unsafe)
+    launch = Launch(dtype, op, iterations, min(1, iterations - 1), timeout)
     title([f"commlib run {algorithm.name}: {algorithm.collective}, {algorithm.ranks} processes over gloo"], as_json)
     table = measure_all([(algorithm, placements, sizes)], launch, quiet=as_json)
     if as_json:
