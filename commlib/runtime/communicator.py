@@ -181,7 +181,7 @@ class Communicator:
 
     def _require(self, algorithm: Algorithm, placement: Placement) -> None:
         if (algorithm, placement) not in self._state.proved:
-            require(algorithm, placement, self.fifo_depth)
+            require(algorithm, placement, self.fifo_depth, whole_messages=True)
             self._state.proved.add((algorithm, placement))
 
     def _launch(

@@ -1,6 +1,6 @@
 """The engine: one single-threaded loop per rank over an endpoint; threadblocks progress independently of each other.
 
-A piece first takes its message, then, if it sends, waits for room: the order that the verifier simulates.
+A step first takes its message, then, if it sends, waits for room: the order that the verifier simulates.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from commlib.collectives import Buffer
 from commlib.ir.algorithm import RECEIVES, SENDS
 from commlib.runtime.kernels import Array, Kernels
 from commlib.runtime.operations import Arrays, perform
-from commlib.runtime.plan import BlockPlan, Link, Piece, RankPlan
+from commlib.runtime.plan import BlockPlan, Link, RankPlan, StepPlan
 from commlib.runtime.transport import Endpoint, Frame, Wait
 
 Buffers = dict[Buffer, Array]
@@ -35,7 +35,7 @@ def execute(
         ExecutionError: whatever the endpoint found; the buffers then hold anything.
     """
     launch = _Launch(plan, buffers, endpoint, kernels, hook)
-    running = [_Block(block, launch) for block in plan.blocks if block.pieces]
+    running = [_Block(block, launch) for block in plan.blocks if block.steps]
     while running:
         moved = False
         for block in running:
@@ -59,7 +59,7 @@ class _Launch:
 
     def __post_init__(self) -> None:
         self.progress = [0] * len(self.plan.blocks)
-        self.steps = [block.steps for block in self.plan.blocks]
+        self.steps = [len(block.steps) for block in self.plan.blocks]
 
     def has_finished(self, threadblock: int, steps: int, tile: int) -> bool:
         """Whether a threadblock has finished its first ``steps`` steps of a tile."""
@@ -78,74 +78,73 @@ class _Block:
     entered: bool = False
 
     def advance(self) -> bool:
-        """Do the next piece, if there is one and it can be done now."""
+        """Do the next step, if there is one and it can be done now."""
         if self.tile >= self.launch.plan.tiles:
             return False
-        piece = self.plan.pieces[self.at]
-        if not self.entered and not self._enter(piece):
+        step = self.plan.steps[self.at]
+        if not self.entered and not self._enter(step):
             return False
-        endpoint, size = self.launch.endpoint, piece.sizes[self.tile] * self.launch.kernels.itemsize
-        if _RECEIVES[piece.op] and self.held is None and self.plan.recv is not None:
+        endpoint, size = self.launch.endpoint, step.sizes[self.tile] * self.launch.kernels.itemsize
+        if _RECEIVES[step.op] and self.held is None and self.plan.recv is not None:
             self.held = endpoint.try_recv(self.plan.recv, size)
             if self.held is None:
                 return False
         out = None
-        if _SENDS[piece.op] and self.plan.send is not None:
+        if _SENDS[step.op] and self.plan.send is not None:
             out = endpoint.try_send(self.plan.send, size)
             if out is None:
                 return False
-        self._perform(piece, out)
-        self._finish(piece)
+        self._perform(step, out)
+        self._finish()
         return True
 
-    def _enter(self, piece: Piece) -> bool:
+    def _enter(self, step: StepPlan) -> bool:
         """Begin a step, once all that it depends on has finished in this tile."""
-        if not all(self.launch.has_finished(block, steps, self.tile) for block, steps in piece.depends):
+        if not all(self.launch.has_finished(block, steps, self.tile) for block, steps in step.depends):
             return False
         if self.launch.hook is not None:
-            self.launch.hook(self.plan.index, piece.step, self.tile)
+            self.launch.hook(self.plan.index, self.at, self.tile)
         self.entered = True
         return True
 
-    def _perform(self, piece: Piece, out: Frame | None) -> None:
-        launch, moves = self.launch, piece.tiles[self.tile]
+    def _perform(self, step: StepPlan, out: Frame | None) -> None:
+        launch, moves = self.launch, step.tiles[self.tile]
         if moves:
             arrays = Arrays(
-                None if piece.source is None else launch.buffers[piece.source],
-                None if piece.destination is None else launch.buffers[piece.destination],
+                None if step.source is None else launch.buffers[step.source],
+                None if step.destination is None else launch.buffers[step.destination],
                 None if self.held is None else launch.kernels.typed(self.held.payload),
                 None if out is None else launch.kernels.typed(out.payload),
             )
-            perform(piece.op, piece.overlaps, launch.kernels, moves, arrays)
+            perform(step.op, step.overlaps, launch.kernels, moves, arrays)
         if out is not None and self.plan.send is not None:
             launch.endpoint.commit(self.plan.send, out)
         if self.held is not None and self.plan.recv is not None:
             launch.endpoint.release(self.plan.recv, self.held)
             self.held = None
 
-    def _finish(self, piece: Piece) -> None:
-        if piece.ends_step:
-            self.launch.progress[self.plan.index] += 1
-            self.entered = False
+    def _finish(self) -> None:
+        self.launch.progress[self.plan.index] += 1
+        self.entered = False
         self.at += 1
-        if self.at == len(self.plan.pieces):
+        if self.at == len(self.plan.steps):
             self.at, self.tile = 0, self.tile + 1
 
     def wait(self) -> Wait:
         """What the threadblock cannot do now."""
-        piece, plan = self.plan.pieces[self.at], self.launch.plan
+        step, plan = self.plan.steps[self.at], self.launch.plan
         if not self.entered:
-            unmet = next((block for block, steps in piece.depends if not self._met(block, steps)), None)
-            return Wait(self.plan.index, piece.step, f"for threadblock {unmet} of its own rank")
-        if _RECEIVES[piece.op] and self.held is None:
-            return self._wait_on(plan.receives, self.plan.recv, piece, "to receive from")
-        return self._wait_on(plan.sends, self.plan.send, piece, "for room to send to")
+            unmet = next((block for block, steps in step.depends if not self._met(block, steps)), None)
+            return Wait(self.plan.index, self.at, f"for threadblock {unmet} of its own rank")
+        if _RECEIVES[step.op] and self.held is None:
+            return self._wait_on(plan.receives, self.plan.recv, "to receive from")
+        return self._wait_on(plan.sends, self.plan.send, "for room to send to")
 
     def _met(self, block: int, steps: int) -> bool:
         return self.launch.has_finished(block, steps, self.tile)
 
-    def _wait_on(self, links: tuple[Link, ...], link: int | None, piece: Piece, what: str) -> Wait:
+    def _wait_on(self, links: tuple[Link, ...], link: int | None, what: str) -> Wait:
         if link is None:
-            return Wait(self.plan.index, piece.step, what)
+            return Wait(self.plan.index, self.at, what)
         peer, channel, _ = links[link]
-        return Wait(self.plan.index, piece.step, f"{what} rank {peer} on channel {channel}", peer, channel)
+        return Wait(self.plan.index, self.at, f"{what} rank {peer} on channel {channel}", peer, channel)

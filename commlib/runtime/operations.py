@@ -1,4 +1,4 @@
-"""What each operation of the IR does to elements: one function per operation, over the moves of a piece.
+"""What each operation of the IR does to elements: one function per operation, over the moves of a step.
 
 ``message`` is the message that came, ``out`` the one to send, both flat arrays; the table in ``commlib.ir.algorithm``
 is the definition.
@@ -15,7 +15,7 @@ from commlib.runtime.plan import Move
 
 
 class Arrays(NamedTuple):
-    """The flat arrays of a piece; one that its operation does not use is None."""
+    """The flat arrays of a step; one that its operation does not use is None."""
 
     source: Array
     destination: Array
@@ -27,7 +27,7 @@ Operation = Callable[[Kernels, Sequence[Move], Arrays], None]
 
 
 def perform(op: Op, overlaps: bool, kernels: Kernels, moves: Sequence[Move], arrays: Arrays) -> None:
-    """Do one piece; ``overlaps``: its source and destination overlap in part."""
+    """Do one step; ``overlaps``: its source and destination overlap in part."""
     if overlaps:
         _overlapping(op, kernels, moves, arrays)
     else:

@@ -1,8 +1,7 @@
 """RankPlan: what one rank does in a launch, with every element span resolved; planned once per shape, then reused.
 
-A launch whose chunks are larger than a tile repeats the whole program for each tile. A step whose chunks do not fit
-one message together is cut into *pieces*, each receiving one message and then sending one: the order that the
-verifier proves free of deadlock.
+A launch whose chunks are larger than a tile repeats the whole program for each tile, and tiles are so small that the
+largest message fits one: a step's message is never cut (``whole_messages``, as the verifier calls it).
 """
 
 from __future__ import annotations
@@ -10,10 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-
 from commlib.collectives import Buffer, Placement
-from commlib.ir.algorithm import RECEIVES, SENDS, Algorithm, Op, Step, Threadblock
+from commlib.ir.algorithm import Algorithm, Op, Step, Threadblock
 from commlib.runtime.flow import address
 from commlib.runtime.layout import ChunkLayout, message_lengths
 
@@ -28,19 +25,17 @@ class Move(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A step, or the part of a step that is one message. ``tiles[t]`` are its moves, ``sizes[t]`` their elements.
+class StepPlan:
+    """A step. ``tiles[t]`` are its moves in tile t, ``sizes[t]`` their elements.
 
-    ``depends`` are (threadblock, steps it must have finished in this tile); ``ends_step`` marks a step's last piece;
-    ``overlaps``: source and destination overlap in part, so that all must be read before anything is written.
+    ``depends`` are (threadblock, steps it must have finished in this tile); ``overlaps``: source and destination
+    overlap in part, so that all must be read before anything is written.
     """
 
     op: Op
-    step: int
     source: Buffer | None
     destination: Buffer | None
     depends: tuple[tuple[int, int], ...]
-    ends_step: bool
     overlaps: bool
     tiles: tuple[tuple[Move, ...], ...]
     sizes: tuple[int, ...]
@@ -56,13 +51,12 @@ class Link(NamedTuple):
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """A threadblock: its pieces, and its links as indices into the rank's lists (None: it has none)."""
+    """A threadblock: its steps, and its links as indices into the rank's lists (None: it has none)."""
 
     index: int
     send: int | None
     recv: int | None
-    pieces: tuple[Piece, ...]
-    steps: int
+    steps: tuple[StepPlan, ...]
 
 
 @dataclass(frozen=True)
@@ -78,25 +72,18 @@ class RankPlan:
     message_elements: int
 
 
-@dataclass(frozen=True)
-class Tiling:
-    """How a launch is cut: ``tiles`` tiles of at most ``width`` elements of each chunk, ``group`` chunks a message.
-
-    It depends on nothing that differs between ranks, so that both ends of a connection cut alike.
-    """
+class Tiling(NamedTuple):
+    """How a launch is cut: in ``tiles`` tiles of at most ``width`` elements of each chunk, the same on every rank."""
 
     tiles: int
     width: int
-    group: int
 
 
 def tiling(algorithm: Algorithm, layout: ChunkLayout, itemsize: int, tile_bytes: int) -> Tiling:
-    """Tiles of at most ``tile_bytes`` bytes; messages too, unless one must be whole."""
-    tile_elements = max(1, tile_bytes // itemsize)
-    tiles = max(1, -(-layout.nominal // tile_elements))
-    width = -(-layout.nominal // tiles)
-    group = max(1, tile_elements // max(1, width))
-    return Tiling(tiles, width, max(group, _largest_overlap(algorithm, layout.placement)))
+    """Tiles so small that the step of most chunks sends at most ``tile_bytes`` (or one element of each chunk)."""
+    most = max(1, tile_bytes // itemsize // int(algorithm.count.max(initial=1)))
+    tiles = max(1, -(-layout.nominal // most))
+    return Tiling(tiles, -(-layout.nominal // tiles))
 
 
 def plan_rank(algorithm: Algorithm, layout: ChunkLayout, rank: int, itemsize: int, tile_bytes: int) -> RankPlan:
@@ -115,14 +102,9 @@ def overlaps(algorithm: Algorithm, placement: Placement, step: Step) -> bool:
     return source[1] == destination[1] and 0 < abs(source[2] - destination[2]) < step.count
 
 
-def _largest_overlap(algorithm: Algorithm, placement: Placement) -> int:
-    """The largest count among received steps whose source and destination overlap in part: not to be cut."""
-    both = (algorithm.op == Op.RECV_REDUCE_COPY) | (algorithm.op == Op.RECV_REDUCE_COPY_SEND)
-    steps = (algorithm.step(int(number)) for number in np.flatnonzero(both & (algorithm.count > 1)))
-    return max((step.count for step in steps if overlaps(algorithm, placement, step)), default=0)
-
-
 class _Planner:
+    """Plans one rank, and counts the messages of its links on the way."""
+
     def __init__(self, algorithm: Algorithm, layout: ChunkLayout, rank: int, cut: Tiling) -> None:
         self.algorithm, self.layout, self.rank, self.cut = algorithm, layout, rank, cut
         self.sends: dict[tuple[int, int], int] = {}
@@ -131,64 +113,40 @@ class _Planner:
     def plan(self) -> RankPlan:
         a, cut = self.algorithm, self.cut
         blocks = tuple(self._block(block) for block in a.threadblocks(self.rank))
-        largest = int(a.count.max(initial=1))
-        return RankPlan(
-            self.rank,
-            cut.tiles,
-            blocks,
-            _links(self.sends, cut.tiles),
-            _links(self.receives, cut.tiles),
-            a.scratch_chunks[self.rank] * self.layout.nominal,
-            cut.width * min(cut.group, largest),
-        )
+        scratch = a.scratch_chunks[self.rank] * self.layout.nominal
+        largest = cut.width * int(a.count.max(initial=1))
+        links = (_links(self.sends, cut.tiles), _links(self.receives, cut.tiles))
+        return RankPlan(self.rank, cut.tiles, blocks, *links, scratch, largest)
 
     def _block(self, block: Threadblock) -> BlockPlan:
-        pieces = tuple(piece for number in block.steps for piece in self._pieces(self.algorithm.step(number)))
-        links = (
-            self._link(self.sends, block.send, block.channel, SENDS, pieces),
-            self._link(self.receives, block.recv, block.channel, RECEIVES, pieces),
-        )
-        return BlockPlan(block.index, *links, pieces, len(block.steps))
+        steps = tuple(self._step(self.algorithm.step(number)) for number in block.steps)
+        send = self._link(self.sends, block.send, block.channel, sum(step.op.sends for step in steps))
+        recv = self._link(self.receives, block.recv, block.channel, sum(step.op.receives for step in steps))
+        return BlockPlan(block.index, send, recv, steps)
 
-    def _link(
-        self,
-        links: dict[tuple[int, int], int],
-        peer: int | None,
-        channel: int,
-        uses: np.ndarray[tuple[int, ...], np.dtype[np.bool_]],
-        pieces: tuple[Piece, ...],
-    ) -> int | None:
-        messages = sum(bool(uses[piece.op]) for piece in pieces)
+    def _link(self, links: dict[tuple[int, int], int], peer: int | None, channel: int, messages: int) -> int | None:
         if peer is None or not messages:
             return None
         links[peer, channel] = links.get((peer, channel), 0) + messages
         return list(links).index((peer, channel))
 
-    def _pieces(self, step: Step) -> list[Piece]:
+    def _step(self, step: Step) -> StepPlan:
         lengths = message_lengths(self.algorithm, self.layout, step.number)
-        is_message = step.op.receives or step.op.sends
-        group = self.cut.group if is_message else max(1, step.count)
-        starts = range(0, max(1, step.count), group)
-        return [self._piece(step, lengths, start, min(step.count, start + group)) for start in starts]
-
-    def _piece(self, step: Step, lengths: tuple[int, ...], first: int, end: int) -> Piece:
-        tiles = tuple(self._moves(step, lengths, first, end, tile) for tile in range(self.cut.tiles))
-        return Piece(
+        tiles = tuple(self._moves(step, lengths, tile) for tile in range(self.cut.tiles))
+        return StepPlan(
             step.op,
-            step.index,
             None if step.source is None else step.source.buffer,
             None if step.destination is None else step.destination.buffer,
-            tuple((threadblock, index + 1) for threadblock, index in step.depends) if first == 0 else (),
-            end == step.count,
+            tuple((threadblock, index + 1) for threadblock, index in step.depends),
             overlaps(self.algorithm, self.layout.placement, step),
             tiles,
             tuple(sum(move.length for move in moves) for moves in tiles),
         )
 
-    def _moves(self, step: Step, lengths: tuple[int, ...], first: int, end: int, tile: int) -> tuple[Move, ...]:
+    def _moves(self, step: Step, lengths: tuple[int, ...], tile: int) -> tuple[Move, ...]:
         width, moves, message = self.cut.width, list[Move](), 0
-        for chunk in range(first, end):
-            low, high = min(tile * width, lengths[chunk]), min((tile + 1) * width, lengths[chunk])
+        for chunk, length in enumerate(lengths):
+            low, high = min(tile * width, length), min((tile + 1) * width, length)
             source, destination = (
                 -1 if span is None else self.layout.slot(self.rank, span.buffer, span.index + chunk) + low
                 for span in (step.source, step.destination)

@@ -1,8 +1,8 @@
 """The definition: a slow and obvious executor of an Algorithm, all ranks in one process, in any order you like.
 
-A slot holds an array, a message is the array of one chunk, a threadblock is a coroutine that yields what it waits
-for, and a schedule picks who goes next. There is no plan here: every shard is padded with zeros to whole chunks,
-and what was padded is cut off the outputs. The engine and its transports are tested against this.
+A slot holds an array, a message is the arrays of a step's chunks, a threadblock is a coroutine that yields what it
+waits for, and a schedule picks who goes next. There is no plan here: every shard is padded with zeros to whole
+chunks, and what was padded is cut off the outputs. The engine and its transports are tested against this.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ class _Machine:
     faults: tuple[Fault, ...]
     clock: float = 0.0
     slots: dict[tuple[Slot, int], Array] = field(default_factory=dict)
-    fifos: dict[tuple[int, int, int], deque[Array]] = field(default_factory=dict)
+    fifos: dict[tuple[int, int, int], deque[list[Array]]] = field(default_factory=dict)
     done: set[tuple[int, int]] = field(default_factory=set)
     dead: dict[int, str] = field(default_factory=dict)
 
@@ -223,31 +223,27 @@ class _Machine:
                 self.done.add((number, tile))
 
     def _do(self, block: Threadblock, step: Step, tile: int) -> Iterator[Condition]:
-        """One step: all sources are read first; then per chunk, take a message, combine, keep, pass on."""
+        """One step: all sources are read first; then take a message, combine, keep, pass on."""
         into, out = (self._fifo(block.recv, block.rank, block), self._fifo(block.rank, block.send, block))
         sources = [self.slots[slot, tile] for slot in self._span(block.rank, step.source)]
         targets = self._span(block.rank, step.destination)
         if step.op is Op.REDUCE:
             sources = [self._add(self.slots[slot, tile], source) for slot, source in zip(targets, sources, strict=True)]
-        for chunk in range(step.count):
-            if step.op.receives:
-                yield lambda: len(into) > 0
-                value = into.popleft()
-                if step.op.has_source:
-                    value = self._add(sources[chunk], value)
-            else:
-                value = sources[chunk]
-            if step.op.has_destination:
-                self.slots[targets[chunk], tile] = value
-            if step.op.sends:
-                yield lambda: len(out) < self.fifo_depth
-                out.append(value)
+        if step.op.receives:
+            yield lambda: len(into) > 0
+            message = into.popleft()
+            sources = list(map(self._add, sources, message)) if step.op.has_source else message
+        if step.op.has_destination:
+            self.slots.update({(slot, tile): value for slot, value in zip(targets, sources, strict=True)})
+        if step.op.sends:
+            yield lambda: len(out) < self.fifo_depth
+            out.append(sources)
 
     def _add(self, left: Array, right: Array) -> Array:
         combined: Array = NUMPY_COMBINES[self.combine](left, right)
         return combined
 
-    def _fifo(self, sender: int | None, receiver: int | None, block: Threadblock) -> deque[Array]:
+    def _fifo(self, sender: int | None, receiver: int | None, block: Threadblock) -> deque[list[Array]]:
         if sender is None or receiver is None:
             return deque()
         return self.fifos.setdefault((sender, receiver, block.channel), deque())

@@ -77,21 +77,21 @@ def test_tiles_cover_a_chunk_once() -> None:
     algorithm = ring_allreduce(2)
     layout = plan_layout(algorithm, Placement.OUT, 101)
     cut = tiling(algorithm, layout, 8, 64)
-    assert (cut.tiles, cut.width, cut.group) == (7, 8, 1)
-    piece = plan_rank(algorithm, layout, 0, 8, 64).blocks[0].pieces[0]
-    assert [move.source for moves in piece.tiles for move in moves] == [0, 8, 16, 24, 32, 40, 48]
-    assert sum(piece.sizes) == 51
+    assert cut == (7, 8)
+    step = plan_rank(algorithm, layout, 0, 8, 64).blocks[0].steps[0]
+    assert [move.source for moves in step.tiles for move in moves] == [0, 8, 16, 24, 32, 40, 48]
+    assert sum(step.sizes) == 51
 
 
-def test_steps_of_many_chunks_are_cut_to_the_tile() -> None:
+def test_messages_of_many_chunks_fit_the_tile() -> None:
     algorithm = direct_alltoall(2, chunks=5)
     layout = plan_layout(algorithm, Placement.OUT, 20)
     plan = plan_rank(algorithm, layout, 0, 8, 64)
-    assert [link.messages for link in plan.sends] == [3]
-    assert plan.message_elements == 8
+    assert [link.messages for link in plan.sends] == [4], "one message a tile: it is never cut"
+    assert plan.message_elements == 5
     whole = plan_rank(algorithm, layout, 0, 8, 1 << 20)
     assert [link.messages for link in whole.sends] == [1]
-    assert len(whole.blocks[1].pieces[0].tiles[0]) == 1, "neighbouring chunks are one move"
+    assert len(whole.blocks[1].steps[0].tiles[0]) == 1, "neighbouring chunks are one move"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from runtime_algorithms import SMALL, allpairs_allreduce, chain, detour, direct_alltoall, ring_allgather, ring_allreduce
+from runtime_algorithms import SMALL, allpairs_allreduce, chain, detour, ring_allgather, ring_allreduce
 
 from commlib.collectives import Placement
 from commlib.errors import DeadlineError, PeerFailedError
@@ -49,11 +49,9 @@ def test_bool_reductions(op: str) -> None:
 
 
 def test_a_fifo_that_is_too_shallow_deadlocks() -> None:
-    case = Case(direct_alltoall(2, 3).collective, 6, DtypeKind.INTEGER)
-    inputs = [case.input(rank) for rank in range(2)]
-    with pytest.raises(DeadlineError, match=r"rank 0 waits in threadblock 1 step 0 \(s i\[3:6\]\) past its deadline"):
-        run_local(direct_alltoall(2, 3), inputs, fifo_depth=2)
-    run_local(direct_alltoall(2, 3), inputs, fifo_depth=3)
+    with pytest.raises(DeadlineError, match=r"rank 0 waits in threadblock 0 step 1 \(s i\[1\]\) past its deadline"):
+        check(detour(), 6, fifo_depth=1)
+    check(detour(), 6, fifo_depth=2)
 
 
 def test_a_killed_rank_is_named_by_those_that_depend_on_it() -> None:
