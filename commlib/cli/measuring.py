@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from commlib.cli.console import Progress, note, out
 from commlib.cli.nccl_table import TORCH_TYPES, NcclTable
 from commlib.cli.summary import placement_words
-from commlib.errors import VerificationError
+from commlib.errors import SpecError, VerificationError
 
 if TYPE_CHECKING:
     from commlib.collectives import Placement
@@ -41,22 +41,36 @@ def runnable(algorithm: Algorithm, asked: Sequence[Placement] | None, unsafe: bo
 
     Raises:
         VerificationError: not proved; the message is the report.
+        SpecError: only in place was asked for, which has no meaning for a user's own collective without offsets.
     """
     from commlib.collectives import Placement
     from commlib.verify import verify
 
-    report = verify(algorithm, asked, whole_messages=True)  # the runtime never cuts the message of a step
-    wanted = tuple(asked) if asked is not None else tuple(Placement)
-    proved = tuple(p for p in wanted if p in report.proved)
-    if len(proved) < len(wanted if asked is not None else (0,)) and not unsafe:
+    wanted = _out_of_place_first(tuple(Placement) if asked is None else tuple(asked))
+    report = verify(algorithm, wanted, whole_messages=True)  # the runtime never cuts the message of a step
+    proved = tuple(placement for placement in wanted if placement in report.proved)
+    if proved and (asked is None or proved == wanted) and not unsafe:
+        return proved
+    if not unsafe:
         message = f"not proved, so not run (--unsafe runs it all the same)\n{report.text()}"
         raise VerificationError(message, findings=report.findings)
-    if not unsafe:
-        return _out_of_place_first(proved)
-    for placement in set(wanted) - set(proved):
-        note(f"commlib: {algorithm.name} is not proved {placement_words([placement.value])}; it runs as --unsafe says")
-    meaningful = algorithm.collective.can_be_in_place
-    return _out_of_place_first(tuple(p for p in wanted if p is Placement.OUT or meaningful))
+    return _unproved(algorithm, wanted, proved)
+
+
+def _unproved(
+    algorithm: Algorithm, wanted: tuple[Placement, ...], proved: tuple[Placement, ...]
+) -> tuple[Placement, ...]:
+    """Those of the wanted placements that have a meaning; says on stderr which are not proved."""
+    from commlib.collectives import Placement
+
+    meant = tuple(p for p in wanted if p is Placement.OUT or algorithm.collective.can_be_in_place)
+    if not meant:
+        raise SpecError(f"{algorithm.collective.name} has no in-place form", collective=algorithm.collective.name)
+    for placement in meant:
+        if placement not in proved:
+            where = placement_words([placement.value])
+            note(f"commlib: {algorithm.name} is not proved {where}; it runs as --unsafe says")
+    return meant
 
 
 def _out_of_place_first(placements: tuple[Placement, ...]) -> tuple[Placement, ...]:

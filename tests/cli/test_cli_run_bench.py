@@ -112,6 +112,18 @@ def test_run_a_placement_that_is_not_proved(cli, saved):
     assert "not proved, so not run" in result.stderr
 
 
+def test_in_place_without_a_meaning(cli, tmp_path):
+    text = STUCK.replace(
+        '"sendrecv" ranks 2 chunks 1', '"mine" ranks 2 chunks 1\ncustom specified\ninputs 1 1\noutputs 1 1'
+    )
+    path = tmp_path / "mine.txt"
+    path.write_text(text.replace("placements in out", "placements out"))
+    for options in ((), ("--unsafe",)):
+        result = cli("run", path, "--placement", "in", *options)
+        assert (result.exit_code, result.stdout) == (1, "")
+    assert "mine has no in-place form" in result.stderr
+
+
 def test_a_placement_that_is_not_proved_is_left_out(command, saved):
     done = command("run", saved("direct_alltoall", 2), "--size", "1K")
     assert done.returncode == 0, done.stderr
