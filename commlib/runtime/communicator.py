@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from commlib.collectives import Buffer, Placement
-from commlib.errors import ExecutionError, PeerFailedError, SpecError
+from commlib.errors import PeerFailedError, SpecError
 from commlib.ir.algorithm import Algorithm
 from commlib.reductions import Reduction, reduction
 from commlib.runtime.binding import Binding, Tensors, classify, shard_elements
@@ -236,18 +236,11 @@ class Communicator:
 
     def _fail(self, endpoint: GlooEndpoint, error: BaseException) -> None:
         """This rank ends with an error: tell the others."""
-        if isinstance(error, ExecutionError) and "cause" in error.fields:
-            known = self._monitor.cause
-            cause = known or Cause(
-                error.fields["cause"],  # type: ignore[arg-type]
-                int(str(error.fields["root"])),
-                error.message.split(": ", 1)[-1].removesuffix(". " + AFTER),
-                int(str(error.fields["noticed_by"])),
-            )
-        else:
-            cause = Cause("failed", self.rank, f"rank {self.rank} failed: {error}", self.rank)
+        cause = endpoint.cause
+        if cause is None:
+            cause = self._monitor.report(Cause("failed", self.rank, f"rank {self.rank} failed: {error}", self.rank))
         self._state.failed = cause.text
-        endpoint.abort(self._monitor.report(cause))
+        endpoint.abort(cause)
 
 
 def _checked(group: Any) -> Any:

@@ -9,6 +9,7 @@ that it was told were taken, and the receiver tells it only if the launch has mo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import threading
@@ -30,6 +31,10 @@ from commlib.runtime.wire import HEADER_BYTES, Call, Header, Kind, read_header, 
 POSTED = 2
 """Receives posted ahead per peer: the next message then travels while this one is sorted."""
 SMALLEST_FRAME = 4096
+NEVER_SENT = 1 << 29
+"""A bit of the tag that no message has."""
+JOIN = 0.5
+"""Seconds to wait for a thread that was told to end."""
 GIVE_UP = 2.0
 """Seconds after the launch's deadline at which a receiver thread gives up (and gloo closes the connection)."""
 
@@ -79,7 +84,7 @@ class GlooTransport:
     def __init__(self, group: Any, tag: int, fifo_depth: int, monitor: Monitor) -> None:
         self.group, self.tag, self.fifo_depth, self.monitor = group, tag, fifo_depth, monitor
         self.rank: int = group.rank()
-        self._receivers: dict[int, queue.SimpleQueue[Callable[[], None] | None]] = {}
+        self._receivers: dict[int, Receiver] = {}
         self._pools: dict[int, Pool] = {}
 
     def open(self, call: Call, plan: RankPlan, itemsize: int, deadline: float) -> GlooEndpoint:
@@ -102,19 +107,38 @@ class GlooTransport:
     def serve(self, peer: int, job: Callable[[], None]) -> None:
         """Run a job on the peer's thread, after those before it."""
         if peer not in self._receivers:
-            jobs = self._receivers[peer] = queue.SimpleQueue()
-            threading.Thread(target=_serve, args=(jobs,), name=f"commlib-peer-{peer}", daemon=True).start()
-        self._receivers[peer].put(job)
+            self._receivers[peer] = Receiver(peer)
+        self._receivers[peer].jobs.put(job)
 
     def close(self) -> None:
-        """End the threads."""
-        for jobs in self._receivers.values():
-            jobs.put(None)
+        """End the threads. One that still waits (after a failure) is freed by closing gloo's connection."""
+        for receiver in self._receivers.values():
+            receiver.jobs.put(None)
+        for peer, receiver in self._receivers.items():
+            receiver.join(JOIN)
+            if receiver.is_alive():
+                self._cut(peer)
+                receiver.join(JOIN)
+
+    def _cut(self, peer: int) -> None:
+        """Close the connection to a peer: gloo does it when a wait times out, and has no other way."""
+        with contextlib.suppress(RuntimeError):
+            work = self.group.recv([torch.empty(1, dtype=torch.uint8)], peer, self.tag | NEVER_SENT)
+            work.wait(timedelta(milliseconds=1))
 
 
-def _serve(jobs: queue.SimpleQueue[Callable[[], None] | None]) -> None:
-    while (job := jobs.get()) is not None:
-        job()
+class Receiver(threading.Thread):
+    """The thread of one peer: it does its jobs one after the other."""
+
+    def __init__(self, peer: int) -> None:
+        super().__init__(name=f"commlib-peer-{peer}", daemon=True)
+        self.jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self.start()
+
+    def run(self) -> None:
+        """Work until told to end."""
+        while (job := self.jobs.get()) is not None:
+            job()
 
 
 class CreditPlan(NamedTuple):
@@ -158,6 +182,7 @@ class GlooEndpoint:
     """One rank's side of one launch. The engine's thread calls everything but ``_receive_all`` and what it calls."""
 
     def __init__(self, transport: GlooTransport, call: Call, plan: RankPlan, pool: Pool, deadline: float) -> None:
+        self.cause: Cause | None = None
         self._transport, self._call, self._pool, self._deadline = transport, call, pool, deadline
         self._rank, self._monitor = transport.rank, transport.monitor
         self._out = [Outgoing(link, transport.fifo_depth) for link in plan.sends]
@@ -165,6 +190,8 @@ class GlooEndpoint:
         self._credits: dict[int, list[Sent]] = {}
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._trouble: Cause | None = None
+        seconds = deadline - time.monotonic()
+        self._late, self._overdue = (deadline - min(cap, part * seconds) for cap, part in ((1.0, 0.25), (0.3, 0.1)))
         self._by_channel = {(link.link.peer, link.link.channel): link for link in self._in}
         self._by_credit = {(link.link.peer, link.link.channel): link for link in self._out}
         self._flush: dict[int, queue.SimpleQueue[list[Sent]]] = {}
@@ -235,7 +262,7 @@ class GlooEndpoint:
             self._monitor.moved()
             if self._trouble is None:
                 return
-        raise failure(self._rank, self._call_name, waits, self._monitor.report(self._trouble))
+        raise self._failure(waits, self._trouble)
 
     def finish(self, deadline: float) -> Cause | None:
         """All steps are done: wait until the peers have what they were sent. What went wrong, if anything did."""
@@ -247,8 +274,7 @@ class GlooEndpoint:
                 self._bell.get(timeout=STALLED_AFTER)
             except queue.Empty:
                 waits_for = tuple(self._unfinished)
-                found = self._monitor.stalled(waits_for, _is_late(deadline))
-                self._trouble = self._trouble or found or _overdue(self._rank, deadline, waits_for)
+                self._ask(waits_for, deadline)
         return None if self._trouble is None else self._monitor.report(self._trouble)
 
     def abort(self, cause: Cause) -> None:
@@ -263,14 +289,22 @@ class GlooEndpoint:
         for flush in self._flush.values():
             flush.put([])
 
-    @property
-    def _call_name(self) -> str:
-        return f"call {self._call.number} ({self._call.text})"
+    def _failure(self, waits: list[Wait], trouble: Cause) -> ExecutionError:
+        """The error of this rank, once the root cause is agreed on."""
+        self.cause = self._monitor.report(trouble)
+        return failure(self._rank, f"call {self._call.number} ({self._call.text})", waits, self.cause)
 
     def _stall(self, deadline: float, waits: list[Wait]) -> None:
         peers = tuple(sorted({wait.peer for wait in waits if wait.peer is not None}))
-        found = self._monitor.stalled(peers, _is_late(deadline))
-        self._trouble = self._trouble or found or _overdue(self._rank, deadline, peers)
+        self._ask(peers, deadline)
+
+    def _ask(self, waits_for: tuple[int, ...], deadline: float) -> None:
+        """Ask the monitor why nothing moves; a little before the deadline, time is up."""
+        now = time.monotonic()
+        found = self._monitor.stalled(waits_for, late=now > min(self._late, deadline))
+        if found is None and now > min(self._overdue, deadline):
+            found = Cause("deadline", self._rank, f"the deadline passed, waiting for {list(waits_for)}", self._rank)
+        self._trouble = self._trouble or found
 
     def _reap(self, out: Outgoing) -> None:
         """Use the memory of messages again that the receiver said it took: to wait for those takes no time."""
@@ -300,8 +334,7 @@ class GlooEndpoint:
             f"rank {peer} sent {sent} on channel {incoming.link.channel}, "
             f"but message {incoming.taken} of {size} bytes was due"
         )
-        cause = self._monitor.report(Cause("mismatch", peer, text, self._rank))
-        raise failure(self._rank, self._call_name, [], cause)
+        raise self._failure([], Cause("mismatch", peer, text, self._rank))
 
     # The peers' threads
 
@@ -357,17 +390,6 @@ class GlooEndpoint:
     def _fail(self, cause: Cause) -> None:
         self._trouble = self._trouble or cause
         self._bell.put(None)
-
-
-def _is_late(deadline: float) -> bool:
-    """Whether the time to name an absent peer has come: shortly before the deadline."""
-    return time.monotonic() > deadline - 1.0
-
-
-def _overdue(rank: int, deadline: float, waits_for: tuple[int, ...]) -> Cause | None:
-    if time.monotonic() < deadline:
-        return None
-    return Cause("deadline", rank, f"the deadline passed, waiting for {list(waits_for)}", rank)
 
 
 def _gone(peer: int, rank: int, error: RuntimeError) -> Cause:

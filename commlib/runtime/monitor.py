@@ -22,6 +22,10 @@ BEAT = 0.5
 """Seconds between signs of life."""
 
 
+JOIN = 1.0
+"""Seconds to wait for the thread to end; one inside a store that does not answer is left behind."""
+
+
 class Store(Protocol):
     """What the monitor uses of ``torch.distributed.Store``."""
 
@@ -52,8 +56,10 @@ class Monitor:
         self._wake = threading.Event()
         self._closed = False
         self._heard: dict[int, tuple[int, float]] = {}
+        self._answered = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="commlib-monitor", daemon=True)
         if self.store is not None:
-            threading.Thread(target=self._run, name="commlib-monitor", daemon=True).start()
+            self._thread.start()
 
     @property
     def cause(self) -> Cause | None:
@@ -78,7 +84,15 @@ class Monitor:
             self._stuck = True
             self._heard.clear()
             self._wake.set()
-        return self._cause
+        return self._cause or self._store_silent()
+
+    def _store_silent(self) -> Cause | None:
+        """A store that has not answered for ``grace`` seconds: the process that hosts it is stopped."""
+        silent = time.monotonic() - self._answered
+        if self.store is None or not self._thread.is_alive() or silent < self.grace:
+            return None
+        host = "rank 0, unless a launcher hosts it, has stopped"
+        return Cause("stopped", 0, f"the group's store has not answered for {silent:.1f} s: {host}", self.rank)
 
     def moved(self) -> None:
         """This rank makes progress again."""
@@ -86,14 +100,15 @@ class Monitor:
             self._stuck = self._late = False
             self._status = Status(0, self._status.call, "running")
 
-    def report(self, cause: Cause, patience: float = 1.0) -> Cause:
+    def report(self, cause: Cause, patience: float = 0.5) -> Cause:
         """Publish a cause; the one that was published first is the result (ours, if the store does not answer)."""
         self._status = Status(0, self._status.call, "failed")
         if self.store is None or self._cause is not None:
             return self._cause or cause
         self._own = cause
         self._wake.set()
-        self._published.wait(patience)
+        if self._thread.is_alive() and time.monotonic() - self._answered < 3 * BEAT:
+            self._published.wait(patience)
         return self._cause or cause
 
     def close(self) -> None:
@@ -101,6 +116,8 @@ class Monitor:
         self._status = Status(0, self._status.call, "closed")
         self._closed = True
         self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(JOIN)
 
     def _run(self) -> None:
         store = self.store
@@ -110,6 +127,7 @@ class Monitor:
             closing = self._closed
             try:
                 self._turn(store)
+                self._answered = time.monotonic()
             except (RuntimeError, ValueError):  # the store is gone: torch raises DistError, a RuntimeError
                 self._published.set()
                 return
