@@ -17,15 +17,16 @@ import time
 from collections import deque
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from commlib.errors import ExecutionError
 from commlib.runtime.cause import Cause, failure, loads_cause
+from commlib.runtime.credit import Buffer, Incoming, Outgoing, Pool, Sent
 from commlib.runtime.monitor import STALLED_AFTER, Monitor
-from commlib.runtime.plan import Link, RankPlan
-from commlib.runtime.transport import Bytes, Frame, Wait
+from commlib.runtime.plan import RankPlan
+from commlib.runtime.transport import Frame, Wait
 from commlib.runtime.wire import HEADER_BYTES, Call, Header, Kind, read_header, write_header
 
 POSTED = 2
@@ -37,45 +38,6 @@ JOIN = 0.5
 """Seconds to wait for a thread that was told to end."""
 GIVE_UP = 2.0
 """Seconds after the launch's deadline at which a receiver thread gives up (and gloo closes the connection)."""
-
-
-class Buffer(NamedTuple):
-    """A frame's memory, as the tensor that gloo takes and as the array that the engine writes."""
-
-    tensor: torch.Tensor
-    array: Bytes
-
-
-class Pool:
-    """Frames of one size, used again."""
-
-    def __init__(self, size: int) -> None:
-        self.size, self._free = size, list[Buffer]()
-
-    def take(self) -> Buffer:
-        """A free frame, or a new one."""
-        try:
-            return self._free.pop()
-        except IndexError:
-            tensor = torch.empty(self.size, dtype=torch.uint8)
-            return Buffer(tensor, tensor.numpy())
-
-    def give(self, buffer: Buffer) -> None:
-        """Take a frame back."""
-        self._free.append(buffer)
-
-
-class Sent(NamedTuple):
-    """A send under way: its Work, and the memory that must live until it is done, then goes back to its pool."""
-
-    work: Any
-    buffer: Buffer
-    pool: Pool
-
-    def finish(self, limit: timedelta) -> None:
-        """Wait until it is done."""
-        self.work.wait(limit)
-        self.pool.give(self.buffer)
 
 
 class GlooTransport:
@@ -139,43 +101,6 @@ class Receiver(threading.Thread):
         """Work until told to end."""
         while (job := self.jobs.get()) is not None:
             job()
-
-
-class CreditPlan(NamedTuple):
-    """Flow control of one link: ``initial`` messages need no credit, each of ``frames`` credits is for ``batch``."""
-
-    initial: int
-    batch: int
-    frames: int
-
-
-def credit_plan(messages: int, fifo_depth: int) -> CreditPlan:
-    """Credits in batches of half a FIFO; the sender begins with so many more that it always has a whole FIFO."""
-    batch = max(1, fifo_depth // 2)
-    initial = fifo_depth + batch - 1
-    return CreditPlan(initial, batch, max(0, -(-(messages - initial) // batch)))
-
-
-class Outgoing:
-    """The sending side of a link. ``granted`` is written by the peer's thread only, the rest by the engine's."""
-
-    def __init__(self, link: Link, fifo_depth: int) -> None:
-        self.link, self.credit = link, credit_plan(link.messages, fifo_depth)
-        self.granted, self.count, self.reaped = 0, 0, 0
-        self.sent: deque[Sent] = deque()
-
-    @property
-    def has_room(self) -> bool:
-        return self.count < self.credit.initial + self.granted * self.credit.batch
-
-
-class Incoming:
-    """The receiving side of a link: what has come, and how many messages were taken."""
-
-    def __init__(self, link: Link, fifo_depth: int) -> None:
-        self.link, self.credit = link, credit_plan(link.messages, fifo_depth)
-        self.inbox: deque[tuple[Header, Buffer]] = deque()
-        self.arrived, self.taken, self.returned = 0, 0, 0
 
 
 class GlooEndpoint:

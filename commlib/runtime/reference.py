@@ -29,6 +29,10 @@ Array = npt.NDArray[Any]
 Condition = Callable[[], bool]
 
 
+def _at_once() -> bool:
+    return True
+
+
 @dataclass(eq=False)
 class Thread:
     """A threadblock at work: ``ready`` says whether it may go on, ``where`` what it is doing."""
@@ -36,7 +40,7 @@ class Thread:
     rank: int
     threadblock: int
     program: Iterator[Condition]
-    ready: Condition = lambda: True
+    ready: Condition = field(default_factory=lambda: _at_once)
     where: str = ""
 
     def go(self) -> bool:
