@@ -58,7 +58,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: times in us, bandwidths in GB/s, ``wrong`` elements over all ranks (None: unchecked)."""
+    """One line of the table: times in us, bandwidths in GB/s, ``wrong`` elements over all ranks (None: unchecked).
+
+    ``size`` is in bytes, of the larger of input and output; ``count`` is the argument of NCCL's call: the elements of
+    one shard where there are shards, of the whole buffer elsewhere.
+    """
 
     collective: str
     algorithm: str
@@ -104,7 +108,7 @@ def measure(algorithm: Algorithm, job: Job) -> list[Row]:
         ExecutionError: a rank failed.
     """
     kernels_for(_dtype(job), reduction(job.op) if algorithm.collective.reduces else None)
-    seconds = 60.0 + job.timeout
+    seconds = 60.0 + job.timeout * len(job.sizes) * len(job.placements)
     found: list[list[dict[str, Any]]] = launch(_rank, algorithm.ranks, (algorithm, job), seconds)
     return [_merge(algorithm, job, list(parts)) for parts in zip(*found, strict=True)]
 
@@ -193,7 +197,8 @@ class _Measurement:
         c = self.algorithm.collective
         most = max(max(self.case.layout.buffer_elements(rank, b) for b in _ENDS) for rank in range(c.ranks))
         in_place = self.placement is Placement.IN
-        return {"size": most * itemsize, "count": most, "in_place": in_place, "wrong": wrong, "times": times}
+        count = self.case.elements
+        return {"size": most * itemsize, "count": count, "in_place": in_place, "wrong": wrong, "times": times}
 
     def _own(self) -> None:
         in_place, job, case = self.placement is Placement.IN, self.job, self.case

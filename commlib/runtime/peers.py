@@ -13,6 +13,10 @@ from commlib.collectives import Collective
 
 Runner = Callable[[], None]
 
+# torch 2.13 warns of the older names.
+_all_gather: Any = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+_reduce_scatter: Any = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+
 _OPS: dict[str, Any] = {
     "sum": dist.ReduceOp.SUM,
     "prod": dist.ReduceOp.PRODUCT,
@@ -41,10 +45,10 @@ class _Call:
         dist.all_reduce(self.output, self.op)
 
     def allgather(self) -> None:
-        dist.all_gather_into_tensor(self.output, self.given)
+        _all_gather(self.output, self.given)
 
     def reducescatter(self) -> None:
-        dist.reduce_scatter_tensor(self.output, self.given, self.op)
+        _reduce_scatter(self.output, self.given, self.op)
 
     def alltoall(self) -> None:
         dist.all_to_all_single(self.output, self.given)

@@ -10,10 +10,11 @@ import pytest
 import torch
 from runtime_algorithms import chain, ring_allgather, ring_allreduce
 
-from commlib import collectives
+from commlib import algorithms, collectives
 from commlib.collectives import Buffer, Placement
+from commlib.compiler import compile_trace
 from commlib.errors import SpecError
-from commlib.ir.algorithm import Op
+from commlib.ir.algorithm import Algorithm, Op
 from commlib.ir.builder import AlgorithmBuilder
 from commlib.runtime import Job, launch, measure
 from commlib.runtime.measurement import bandwidth, shard_size
@@ -34,6 +35,17 @@ def test_rows_have_what_nccl_tests_prints() -> None:
 def test_rooted_rows_name_the_root() -> None:
     (row,) = measure(chain("reduce", 3, root=2), Job((96,), "int32", "max", (Placement.OUT,), 2, 1))
     assert (row.root, row.op, row.dtype, row.wrong) == (2, "max", "int32", 0)
+
+
+def test_sharded_collectives_count_one_shard() -> None:
+    for name in ("gather", "scatter"):
+        (row,) = measure(direct(name, 3), Job((96,), placements=(Placement.OUT,), iterations=1, warmup=0))
+        assert (row.size, row.count, row.wrong) == (96, 8, 0)
+
+
+def direct(name: str, ranks: int) -> Algorithm:
+    """The library's direct algorithm of a collective."""
+    return compile_trace(algorithms.trace(name, "direct", ranks))
 
 
 def test_wrong_elements_are_counted() -> None:
