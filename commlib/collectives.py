@@ -90,6 +90,9 @@ class Collective:
     custom: Custom | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        for word, value in (("ranks", self.ranks), ("chunks", self.chunks), ("root", self.root)):
+            if type(value) is not int and not (word == "root" and value is None):
+                raise SpecError(f"{self.name}: {word} is a whole number, not {value!r}")
         if not 1 <= self.ranks <= MAX_RANKS:
             raise SpecError(f"{self.name} needs 1 to {MAX_RANKS} ranks, not {self.ranks}", ranks=self.ranks)
         if self.chunks < 1:
@@ -101,6 +104,8 @@ class Collective:
             )
         if self._rule.rooted != (self.root is not None):
             raise SpecError(f"{self.name} takes {'a root' if self._rule.rooted else 'no root'}", root=self.root)
+        if self.custom is not None and len(self.custom.inputs) != self.ranks:
+            raise SpecError(f"{self.name} has conditions for {len(self.custom.inputs)} ranks, not {self.ranks}")
         if self.root is not None and not 0 <= self.root < self.ranks:
             raise SpecError(f"root {self.root} is not one of the {self.ranks} ranks of {self.name}", root=self.root)
 
@@ -364,6 +369,13 @@ def custom(
         raise SpecError(f"{name}: inputs, outputs and offsets must have one entry per rank", collective=name)
     if any(size < 0 for size in (*inputs, *outputs)):
         raise SpecError(f"{name}: buffer sizes cannot be negative", collective=name)
+    for rank, (first, second) in enumerate(offsets or ()):
+        if not (0 <= first <= outputs[rank] and 0 <= second <= inputs[rank]):
+            raise SpecError(
+                f"{name}: in place, input and output of rank {rank} cannot begin at {first} and {second} of one span "
+                f"of {inputs[rank]} and {outputs[rank]} chunks",
+                rank=rank,
+            )
     table: list[list[frozenset[Contribution] | None]] = [[None] * size for size in outputs]
     for (rank, index), contributions in sources.items():
         if not (0 <= rank < ranks and 0 <= index < outputs[rank]):

@@ -14,14 +14,16 @@ if TYPE_CHECKING:
     from commlib.dsl.program import Program
 
 Hints = tuple[int, int, int]
+MAX_HINT = 4095
+"""The highest channel or threadblock that may be asked for; no runtime has so many."""
 
 
 def _hints(channel: int | None, send_tb: int | None, recv_tb: int | None) -> Hints:
     if channel is None and send_tb is None and recv_tb is None:
         return (NOTHING, NOTHING, NOTHING)
     for name, value in (("channel", channel), ("send_tb", send_tb), ("recv_tb", recv_tb)):
-        if value is not None and value < 0:
-            raise at_caller(ProgramError, f"{name} cannot be negative ({value})")
+        if value is not None and not (isinstance(value, int) and 0 <= value <= MAX_HINT):
+            raise at_caller(ProgramError, f"{name} is a whole number from 0 to {MAX_HINT}, not {value!r}")
     none = NOTHING
     return (
         none if channel is None else channel,
@@ -102,14 +104,17 @@ class Chunk:
         """One reference to these chunks and ``other``'s, which must lie right before or after them.
 
         Raises:
+            StaleReferenceError: a slot of one of the two was overwritten since that reference was made.
             ProgramError: another rank or buffer, or a gap or overlap between the two.
         """
         first, second = (self, other) if self.index <= other.index else (other, self)
         together = (first.rank, first.buffer, first.index + first.count) == (second.rank, second.buffer, second.index)
-        if not together or first.buffer_name != second.buffer_name:
+        if not together or self._named_buffer() is not other._named_buffer():
             raise at_caller(ProgramError, f"cannot group {self} with {other}: they are not neighbours", self)
-        count, stamp = first.count + second.count, min(first._stamp, second._stamp)
-        return Chunk(self._program, first.rank, first.buffer, first.index, count, stamp)
+        return self._program.group(first, second)
+
+    def _named_buffer(self) -> BufferLike:
+        return self._program.memory.named(self.rank, self.buffer, self.index)[0]
 
     @property
     def program(self) -> Program:
@@ -120,11 +125,6 @@ class Chunk:
     def stamp(self) -> int:
         """The number of operations that were recorded when the reference was made."""
         return self._stamp
-
-    @property
-    def buffer_name(self) -> str:
-        """The name of its buffer: input, output, or what the scratch is called."""
-        return str(self).split("[")[0]
 
     def __str__(self) -> str:
         return self._program.memory.name_of(self.rank, self.buffer, self.index, self.count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,6 +56,7 @@ class Memory:
         self.input_is_constant = placement != "in"
         self._names: dict[str, Scratch] = {}
         self._starts: list[dict[Scratch, int]] = [{} for _ in ranks]
+        self._by_start: list[list[tuple[Scratch, int]]] = [[] for _ in ranks]
 
     def declare(self, name: str, chunks: int) -> Scratch:
         """A new scratch buffer; ProgramError if the name is taken or the size not positive."""
@@ -67,10 +69,12 @@ class Memory:
 
     def slot(self, rank: int, buffer: BufferLike, index: int, count: int) -> tuple[Buffer, int]:
         """The buffer and index in it that the user means; SlotError if there is no such slot."""
-        if not 0 <= rank < self.collective.ranks:
+        if type(rank) is not int or not 0 <= rank < self.collective.ranks:
             ranks = self.collective.ranks
-            raise at_caller(SlotError, f"there is no rank {rank}; the collective has {ranks}", rank=rank)
-        to = _BUFFERS.get(buffer)
+            raise at_caller(SlotError, f"there is no rank {rank!r}; the collective has {ranks}", rank=rank)
+        if type(index) is not int or type(count) is not int:
+            raise at_caller(SlotError, f"a chunk index and a count are whole numbers, not {index!r} and {count!r}")
+        to = _BUFFERS.get(buffer) if isinstance(buffer, str | Buffer) else None
         if to is not None:
             size, start = self.sizes[rank][to], 0
         else:
@@ -82,19 +86,23 @@ class Memory:
                 SlotError,
                 f"{label}[{index}:{index + count}] of rank {rank} is outside the buffer, which has {size} chunks",
                 rank=rank,
-                index=index,
+                buffer=label,
+                chunk=index,
             )
         return to, start + index
 
     def _scratch(self, rank: int, buffer: object) -> tuple[int, int]:
         """(size, start) of a scratch buffer on a rank, which gives it memory on first use."""
-        scratch = buffer if isinstance(buffer, Scratch) else self._names.get(str(buffer))
+        scratch = self._names.get(buffer) if isinstance(buffer, str) else buffer
+        if not isinstance(scratch, Scratch):
+            scratch = None
         if scratch is None or self._names.get(scratch.name) is not scratch:
             known = ", ".join(["input", "output", *self._names])
             raise at_caller(SlotError, f"there is no buffer {buffer!r}; there are {known}", rank=rank)
         start = self._starts[rank].get(scratch)
         if start is None:
             start = self._starts[rank][scratch] = self.sizes[rank][Buffer.SCRATCH]
+            self._by_start[rank].append((scratch, start))
             self.sizes[rank][Buffer.SCRATCH] += scratch.chunks
             self.written[rank].extend([0] * scratch.chunks)
             self.filled[rank].extend(bytes(scratch.chunks))
@@ -104,10 +112,8 @@ class Memory:
         """The buffer as the user named it, and the index within that."""
         if buffer != Buffer.SCRATCH:
             return buffer, index
-        for scratch, start in self._starts[rank].items():
-            if start <= index < start + scratch.chunks:
-                return scratch, index - start
-        raise at_caller(SlotError, f"rank {rank} has no scratch chunk {index}", rank=rank, index=index)
+        scratch, start = self._by_start[rank][bisect_right(self._by_start[rank], index, key=lambda entry: entry[1]) - 1]
+        return scratch, index - start
 
     def name_of(self, rank: int, buffer: Buffer, index: int, count: int) -> str:
         """How messages call a span: ``tmp[3:5] of rank 2``."""

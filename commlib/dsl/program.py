@@ -54,8 +54,8 @@ class Program:
             raise at_caller(
                 ProgramError, f"topology {topology.name} has {topology.ranks} ranks, the collective {collective.ranks}"
             )
-        if instances < 1:
-            raise at_caller(ProgramError, f"instances must be at least 1, not {instances}")
+        if not isinstance(instances, int) or instances < 1:
+            raise at_caller(ProgramError, f"instances must be at least 1, not {instances!r}")
         if placement == "both" and not collective.can_be_in_place:
             placement = "out"
         self.collective = collective
@@ -93,6 +93,13 @@ class Program:
             self._require_fresh(Chunk(self, rank, to, at, count, 0))
         return Chunk(self, rank, to, at, count, self._operations)
 
+    def group(self, first: Chunk, second: Chunk) -> Chunk:
+        """What ``Chunk.group`` does with neighbours: one fresh reference, once both are known to be fresh."""
+        self._require_fresh(first)
+        self._require_fresh(second)
+        count = first.count + second.count
+        return Chunk(self, first.rank, first.buffer, first.index, count, self._operations)
+
     def scratch(self, name: str, chunks: int) -> Scratch:
         """A named scratch buffer of ``chunks`` chunks on each rank that uses it.
 
@@ -109,8 +116,8 @@ class Program:
         Raises:
             ProgramError: ``ways`` is not positive.
         """
-        if ways < 1:
-            raise at_caller(ProgramError, f"parallelize needs at least one way, not {ways}")
+        if not isinstance(ways, int) or ways < 1:
+            raise at_caller(ProgramError, f"parallelize needs at least one way, not {ways!r}")
         return self._in_parallel(ways)
 
     @contextmanager
@@ -293,7 +300,7 @@ def record(
     """
     program = Program(
         collective,
-        function.__name__ if name is None else name,
+        getattr(function, "__name__", "program") if name is None else name,
         placement=placement,
         topology=topology,
         instances=instances,

@@ -22,9 +22,9 @@ def caller() -> tuple[str, int]:
     return frame.f_code.co_filename, frame.f_lineno
 
 
-def at_caller(kind: type[CommlibError], message: str, chunk: Chunk | None = None, **fields: object) -> CommlibError:
+def at_caller(kind: type[CommlibError], message: str, about: Chunk | None = None, **fields: object) -> CommlibError:
     """An error of this kind that begins with the user's file and line and has them as fields."""
     file, line = caller()
-    if chunk is not None:
-        fields["chunk"] = str(chunk)
+    if about is not None:
+        fields["slot"] = str(about)
     return kind(f"{file}:{line}: {message}", file=file, line=line, **fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -12,10 +13,18 @@ from commlib.errors import TopologyError
 
 @dataclass(frozen=True)
 class Link:
-    """The cost of one directed link: a message of b bytes takes ``alpha + b * beta`` seconds."""
+    """The cost of one directed link: a message of b bytes takes ``alpha + b * beta`` seconds.
+
+    Raises:
+        TopologyError: a negative or infinite cost, or none at all (NaN).
+    """
 
     alpha: float = 0.0
     beta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.alpha < math.inf and 0 <= self.beta < math.inf):
+            raise TopologyError(f"a link has alpha and beta of 0 or more, not {self.alpha} and {self.beta}")
 
 
 @dataclass(frozen=True)
@@ -23,7 +32,7 @@ class Topology:
     """``ranks`` ranks and the directed links between them, keyed by (source, destination).
 
     Raises:
-        TopologyError: a link from or to a rank that does not exist, or from a rank to itself.
+        TopologyError: no ranks, or a link from or to a rank that does not exist, or from a rank to itself.
     """
 
     name: str
@@ -31,6 +40,8 @@ class Topology:
     links: Mapping[tuple[int, int], Link] = field(repr=False)
 
     def __post_init__(self) -> None:
+        if self.ranks < 1:
+            raise TopologyError(f"{self.name}: a topology has at least one rank, not {self.ranks}", ranks=self.ranks)
         for source, destination in self.links:
             if not (0 <= source < self.ranks and 0 <= destination < self.ranks) or source == destination:
                 raise TopologyError(

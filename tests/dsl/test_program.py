@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 
 import pytest
 
-from commlib.collectives import Placement, allgather, allreduce, alltoall, custom, reducescatter
+from commlib.collectives import Buffer, Placement, allgather, allreduce, alltoall, custom, reducescatter
 from commlib.dsl import Program, record
 from commlib.errors import ProgramError, SlotError, StaleReferenceError, UninitializedReadError
 from commlib.ir.trace import run_trace
@@ -218,3 +219,56 @@ def test_the_trace_remembers_lines():
     assert trace.files == (__file__,)
     assert trace.column("line").tolist() == [first + 1]
     assert trace.name == "program"
+
+
+def test_chunks_written_one_after_the_other_can_be_grouped():
+    p = Program(allreduce(2, 2))
+    tmp = p.scratch("tmp", 2)
+    first, second = (p.chunk(0, "input", k).copy(1, tmp, k) for k in range(2))
+    both = first.group(second)
+    both.copy(0, "output", 0)
+    assert lines(p)[-1] == "0.o[0:2] = 1.s[0:2]"
+
+
+def test_grouping_a_stale_reference_does_not_make_it_fresh():
+    p = Program(allreduce(2, 2), placement="in")
+    old, other = p.chunk(1, "input", 0), p.chunk(1, "input", 1)
+    p.chunk(0, "input", 0).copy(1)
+    with pytest.raises(StaleReferenceError, match=r"input\[0\] of rank 1"):
+        old.group(other)
+
+
+def test_neighbours_in_two_scratch_buffers_are_not_grouped():
+    p = Program(allreduce(2))
+    parts = [p.chunk(0, "input").copy(0, p.scratch(name, 1), 0) for name in ("a[0]", "a[1]")]
+    with pytest.raises(ProgramError, match="not neighbours"):
+        parts[0].group(parts[1])
+    assert [str(part) for part in parts] == ["a[0][0] of rank 0", "a[1][0] of rank 0"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0.0, "input", 0), "there is no rank 0.0"),
+        ((0, "input", 0.5), "whole numbers"),
+        ((0, "input", 0, 1.0), "whole numbers"),
+        ((0, ["x"], 0), r"there is no buffer \['x'\]"),
+        ((0, Buffer.SCRATCH, 0), "there is no buffer"),
+    ],
+)
+def test_what_is_no_slot_at_all(arguments, message):
+    p = Program(allreduce(2))
+    with pytest.raises(SlotError, match=message):
+        p.chunk(*arguments)
+
+
+@pytest.mark.parametrize("hints", [{"channel": 1 << 70}, {"send_tb": -1}, {"recv_tb": 0.5}])
+def test_what_is_no_hint(hints):
+    p = Program(allreduce(2))
+    with pytest.raises(ProgramError, match="is a whole number from 0 to 4095"):
+        p.chunk(0, "input").copy(1, "output", **hints)
+
+
+def test_a_function_without_a_name():
+    program = functools.partial(lambda p, k: p.chunk(0, "input", k).copy(1, "output"), k=0)
+    assert record(program, allreduce(2)).name == "program"
