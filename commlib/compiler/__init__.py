@@ -11,12 +11,15 @@
     Emit            threadblock order, dependences reduced transitively
 
 Fusion is optimistic: where channels or the order cannot keep a fused instruction, it is forbidden and the passes
-after Lower run again. Whatever happens, the Algorithm does what the trace says.
+after Lower run again, a bounded number of times. Whatever happens, the Algorithm does what the trace says.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
 
 from commlib.compiler.accesses import accesses, hazards
 from commlib.compiler.channels import Channels
@@ -48,6 +51,8 @@ class CompileOptions:
 
 
 DEFAULT = CompileOptions()
+PATIENCE = 2
+"""How often only the fused instructions that were found not to fit are taken apart; see ``_wider``."""
 
 
 def compile_trace(trace: Trace, options: CompileOptions = DEFAULT) -> Algorithm:
@@ -69,14 +74,28 @@ def schedule(trace: Trace, options: CompileOptions = DEFAULT) -> tuple[Instructi
     expanded = Instances()(trace)
     lowered = Lower()(ReceiveReduce()(expanded) if options.fuse else expanded)
     fuse, order = Fuse(), Order(options.fifo_depth)
-    while True:
+    for attempt in itertools.count():
         graph = fuse(lowered) if options.fuse else lowered
         graph, owners, misfits = Channels()(graph)
         if not misfits:
             found = accesses(graph)
-            edges = hazards(found)
+            edges = hazards(graph, found)
             graph = Threadblocks()(graph, owners, found)
             graph, misfits = order(graph, edges)
             if not misfits:
-                return graph, edges
-        fuse = replace(fuse, forbidden=fuse.forbidden | {int(graph.time[row]) for row in misfits})
+                break
+        fuse = fuse.without(graph, _wider(graph, misfits, attempt))
+    return graph, edges
+
+
+def _wider(graph: InstructionGraph, misfits: list[int], attempt: int) -> Ints:
+    """The fused rows to take apart: the misfits; from PATIENCE on, all that relay between the same three ranks; and
+    in the end all there are, so that the number of attempts is bounded."""
+    fused, rows = graph.fused, np.array(misfits, dtype=np.int64)
+    if attempt < PATIENCE:
+        return rows
+    if attempt >= 3 * PATIENCE:
+        return fused
+    ranks = graph.trace.collective.ranks
+    relay = (graph.rank * (ranks + 1) + graph.recv_peer) * (ranks + 1) + graph.send_peer
+    return fused[np.isin(relay[fused], relay[rows])]

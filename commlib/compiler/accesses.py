@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from commlib.collectives import Placement
 from commlib.ir.algorithm import HAS_DESTINATION, HAS_SOURCE, NOTHING, Ints, Op
 from commlib.ir.graph import InstructionGraph, Slots, slots
 
@@ -73,13 +74,17 @@ def start_slots(graph: InstructionGraph, numbering: Slots) -> tuple[Ints, Ints]:
     return found[0], found[1]
 
 
-def accesses(graph: InstructionGraph) -> Accesses:
-    """All accesses of a graph. Linearithmic in the chunks moved."""
-    numbering = slots(graph.trace)
+def accesses(graph: InstructionGraph, placement: Placement | None = None, skip: Mask | None = None) -> Accesses:
+    """All accesses of a graph but those of the rows to ``skip``. Linearithmic in the chunks moved.
+
+    ``placement`` says which slots are the same; by default in place, if the program is meant for that.
+    """
+    numbering = slots(graph.trace, placement)
     source, destination = start_slots(graph, numbering)
-    reads = np.flatnonzero(HAS_SOURCE[graph.op])
-    also_reads = np.flatnonzero(graph.op == Op.REDUCE)
-    writes = np.flatnonzero(HAS_DESTINATION[graph.op])
+    keep = np.ones(len(graph), dtype=bool) if skip is None else ~skip
+    reads = np.flatnonzero(HAS_SOURCE[graph.op] & keep)
+    also_reads = np.flatnonzero((graph.op == Op.REDUCE) & keep)
+    writes = np.flatnonzero(HAS_DESTINATION[graph.op] & keep)
     node = np.concatenate([reads, also_reads, writes])
     first = np.concatenate([source[reads], destination[also_reads], destination[writes]])
     write = np.concatenate([np.zeros(len(reads) + len(also_reads), bool), np.ones(len(writes), bool)])
@@ -98,17 +103,29 @@ def _units(graph: InstructionGraph, node: Ints, first: Ints, write: Mask) -> tup
     return node, first, write, first + within
 
 
-def hazards(found: Accesses) -> tuple[Ints, Ints]:
+def hazards(graph: InstructionGraph, found: Accesses) -> tuple[Ints, Ints]:
     """The edges (before, after) between instructions of a rank that must keep their order, each once.
 
-    Read after write, write after read, write after write; linear in the accesses.
+    Read after write, write after read, write after write, in every placement that the program is meant for. In
+    place has the conflicts of out of place and more, but for copies of the input onto itself, which are then
+    nothing: a program with such is looked at in both. Linear in the accesses, but for sorting.
     """
+    source, destination = start_slots(graph, found.slots)
+    itself = (graph.op == Op.COPY) & (source == destination)
+    if len(graph.trace.placements) == 1 or not itself.any():
+        before, after = _conflicts(found)
+    else:
+        apart = _conflicts(accesses(graph, Placement.OUT))
+        shared = _conflicts(accesses(graph, Placement.IN, itself))
+        before, after = (np.concatenate(pair) for pair in zip(apart, shared, strict=True))
+    keys = np.unique(before * len(graph) + after)
+    return keys // max(len(graph), 1), keys % max(len(graph), 1)
+
+
+def _conflicts(found: Accesses) -> tuple[Ints, Ints]:
     reads = ~found.write
     after_write = found.last_write != NOTHING
     before_write = reads & (found.next_write != NOTHING)
     before = np.concatenate([found.node[found.last_write[after_write]], found.node[before_write]])
     after = np.concatenate([found.node[after_write], found.node[found.next_write[before_write]]])
-    proper = before != after
-    size = int(found.node.max(initial=0)) + 1
-    keys = np.unique(before[proper] * size + after[proper])
-    return keys // size, keys % size
+    return before[before != after], after[before != after]

@@ -8,6 +8,7 @@ fits (lane l of W tries l, l + W, ...), or the user's. Threadblock hints tie mes
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -18,6 +19,8 @@ from commlib.ir.algorithm import NOTHING, Ints
 from commlib.ir.graph import InstructionGraph
 
 MAX_CHANNELS = 1 << 16
+WORTH_A_CHANNEL = 4
+"""A chain with fewer fused steps than this never opens a channel."""
 _FUSED_KEY = 1 << 40
 
 
@@ -143,19 +146,19 @@ def _assign(graph: InstructionGraph, key: Ints, group: Ints, channel: Ints, owne
     needs: list[Need] = list(zip(*(column.tolist() for column in columns), strict=True))
     starts = np.concatenate([np.flatnonzero(np.diff(leader, prepend=-1)), [len(rows)]]).tolist()
     forced = _forced_channels(graph, group)
-    chosen = channel.copy()
+    chosen, lanes = channel.copy(), graph.trace.column("lane")
     demanded = [(need, forced[head]) for need, head in zip(needs, leader.tolist(), strict=True) if head in forced]
     refused = _claim_forced(graph, demanded, owners)
     for head, wanted in forced.items():
         chosen[head] = wanted
+    opened = dict.fromkeys(range(graph.trace.lanes), 1)
     for begin, end in pairwise(starts):
-        head, chain = int(leader[begin]), needs[begin:end]
-        if head in forced:
-            continue
-        misfits = _misfits(graph, chain) if end - begin > 1 else []
-        refused += misfits
-        if not misfits:
-            chosen[head] = _lowest(chain, int(channel[head]), graph.trace.lanes, owners)
+        head = int(leader[begin])
+        if head not in forced:
+            lane = int(lanes[head])
+            choice = _choose(graph, needs[begin:end], lane, opened[lane], owners)
+            chosen[head], opened[lane] = choice.channel, max(opened[lane], choice.channel // graph.trace.lanes + 1)
+            refused += choice.refused
     channel[:] = chosen[group]
     return refused
 
@@ -172,21 +175,70 @@ def _forced_channels(graph: InstructionGraph, group: Ints) -> dict[int, int]:
     return forced
 
 
-def _misfits(graph: InstructionGraph, chain: list[Need]) -> list[int]:
-    """The fused rows of a chain that no channel fits, because the chain itself claims the same end twice."""
-    own = Connections(graph.trace.collective.ranks)
-    return _claim_forced(graph, [(need, 0) for need in chain], own)
+@dataclass(frozen=True)
+class _Choice:
+    """A channel for a chain, and the fused rows that do not fit there."""
+
+    channel: int
+    refused: list[int]
 
 
-def _lowest(needs: list[Need], first: int, step: int, owners: Connections) -> int:
-    channel = first
-    while any(_conflicts(need, channel, owners) for need in needs):
-        channel += step
-        if channel >= MAX_CHANNELS:
-            raise CompileError(f"the program needs more than {MAX_CHANNELS} channels")
-    for need in needs:
-        _claim(need, channel, owners)
-    return channel
+def _choose(graph: InstructionGraph, chain: list[Need], lane: int, opened: int, owners: Connections) -> _Choice:
+    """The channel for a chain, claimed for all of it that fits.
+
+    Fused rows that do not fit are given up rather than a new channel opened for a few of them: a long chain that
+    would lose more than half of its fusion is worth a channel. The user's threadblocks must fit.
+    """
+    step = graph.trace.lanes
+    if any(need[4] < _FUSED_KEY for need in chain):
+        choice = _choose_for_hints(graph, chain, lane, owners)
+    else:
+        candidates = range(lane, lane + opened * step, step)
+        found = ((channel, _misfits(chain, channel, owners)) for channel in candidates)
+        channel, misfits = _fewest_misfits(found)
+        if len(chain) >= WORTH_A_CHANNEL and 2 * len(misfits) > len(chain):
+            channel = lane + opened * step
+            misfits = _misfits(chain, channel, owners)
+        choice = _Choice(channel, [need[0] for need in misfits])
+    refused = set(choice.refused)
+    for need in chain:
+        if need[0] not in refused:
+            _claim(need, choice.channel, owners)
+    return choice
+
+
+def _fewest_misfits(found: Iterable[tuple[int, list[Need]]]) -> tuple[int, list[Need]]:
+    best: tuple[int, list[Need]] | None = None
+    for channel, misfits in found:
+        if best is None or len(misfits) < len(best[1]):
+            best = (channel, misfits)
+        if not misfits:
+            break
+    return best or (0, [])
+
+
+def _choose_for_hints(graph: InstructionGraph, chain: list[Need], lane: int, owners: Connections) -> _Choice:
+    """The lowest channel of the lane where the user's threadblocks of a chain fit."""
+    alone = _misfits([need for need in chain if need[4] < _FUSED_KEY], 0, Connections(owners.ranks))
+    if alone:
+        raise _contradiction(graph, alone[0][0], "another hinted threadblock has the same peer")
+    for channel in range(lane, MAX_CHANNELS, graph.trace.lanes):
+        misfits = _misfits(sorted(chain, key=lambda need: need[4] >= _FUSED_KEY), channel, owners)
+        if all(need[4] >= _FUSED_KEY for need in misfits):
+            return _Choice(channel, [need[0] for need in misfits])
+    raise CompileError(f"{graph.trace.name} needs more than {MAX_CHANNELS} channels")
+
+
+def _misfits(chain: list[Need], channel: int, owners: Connections) -> list[Need]:
+    """The needs of a chain that others on this channel, or earlier ones of the chain itself, stand against."""
+    own = Connections(owners.ranks)
+    found = []
+    for need in chain:
+        if _conflicts(need, channel, owners) or _conflicts(need, channel, own):
+            found.append(need)
+        else:
+            _claim(need, channel, own)
+    return found
 
 
 def _claim_forced(graph: InstructionGraph, demanded: list[tuple[Need, int]], owners: Connections) -> list[int]:

@@ -6,6 +6,7 @@ threadblocks of a rank becomes a dependence unless threadblock order and other d
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +23,8 @@ Clock = dict[int, int]
 class Emit:
     """Ordered graph and its hazards in, Algorithm out.
 
-    Near linear: a step that waits for others copies its threadblock's clock, which has an entry for each threadblock
-    of its rank that was heard of.
+    Near linear: whether a dependence is implied is read off clocks, which have an entry for each threadblock of the
+    rank that was heard of; they are made only where there is something to ask.
     """
 
     def __call__(self, graph: InstructionGraph, hazards: tuple[Ints, Ints]) -> Algorithm:
@@ -82,50 +83,88 @@ def reduce_dependences(rank: Ints, level: Ints, tb: Ints, before: Ints, after: I
     before_list, after_list = before[order].tolist(), after[order].tolist()
     block, starts = tb.tolist(), np.flatnonzero(np.diff(after[order], prepend=NOTHING)).tolist()
     ranks, current = rank[after[order]].tolist(), NOTHING
-    joins: dict[int, list[tuple[int, Clock]]] = {}
+    knowledge = _Knowledge(block)
     found: list[tuple[int, list[int]]] = []
     for begin, end in zip(starts, [*starts[1:], len(before_list)], strict=True):
-        step = after_list[begin]
         if ranks[begin] != current:
             current = ranks[begin]
-            joins.clear()
-        history = joins.setdefault(block[step], [])
-        clock = history[-1][1] if history else {}
-        waits, clock = _wait(before_list[begin:end], clock, block, joins)
+            knowledge = _Knowledge(block)
+        waits = knowledge.join(after_list[begin], before_list[begin:end])
         if waits:
-            history.append((step, clock))
-            found.append((step, sorted(waits)))
+            found.append((after_list[begin], sorted(waits)))
     return found
 
 
-def _wait(
-    candidates: list[int], clock: Clock, block: list[int], joins: dict[int, list[tuple[int, Clock]]]
-) -> tuple[list[int], Clock]:
-    """Which candidates (deepest first) are news to a threadblock that knows ``clock``, and what it knows after."""
-    waits: list[int] = []
-    for step in candidates:
-        if clock.get(block[step], NOTHING) >= step:
-            continue
-        if not waits:
-            clock = dict(clock)
-        waits.append(step)
-        for other, known in _clock_at(step, joins.get(block[step], [])).items():
-            if clock.get(other, NOTHING) < known:
-                clock[other] = known
-        clock[block[step]] = step
-    return waits, clock
+class _Join:
+    """A step that waits, what it waits for, the join before it in its threadblock, and its clock once asked for."""
+
+    __slots__ = ("before", "clock", "step", "waits")
+
+    def __init__(self, step: int, waits: list[int], before: _Join | None) -> None:
+        self.step, self.waits, self.before = step, waits, before
+        self.clock: Clock | None = None
 
 
-def _clock_at(step: int, history: list[tuple[int, Clock]]) -> Clock:
-    """What a threadblock knew when ``step`` ran: the clock of its last join at or before it."""
-    low, high = 0, len(history)
-    while low < high:
-        middle = (low + high) // 2
-        if history[middle][0] <= step:
-            low = middle + 1
-        else:
-            high = middle
-    return history[low - 1][1] if low else {}
+class _Knowledge:
+    """Which steps of other threadblocks each threadblock of a rank knows to be done, through its dependences."""
+
+    def __init__(self, block: list[int]) -> None:
+        self._block = block
+        self._joins: dict[int, list[_Join]] = {}
+
+    def join(self, step: int, candidates: list[int]) -> list[int]:
+        """Note that ``step`` waits for these steps (deepest first); those that are news to it."""
+        history = self._joins.setdefault(self._block[step], [])
+        last = history[-1] if history else None
+        waits: list[int] = []
+        for candidate in candidates:
+            if not (last is not None and self._knows(last, candidate)) and not any(
+                self._implies(wait, candidate) for wait in waits
+            ):
+                waits.append(candidate)
+        if waits:
+            history.append(_Join(step, waits, last))
+        return waits
+
+    def _implies(self, step: int, candidate: int) -> bool:
+        if self._block[step] == self._block[candidate]:
+            return candidate <= step
+        join = self._join_at(step)
+        return join is not None and self._knows(join, candidate)
+
+    def _join_at(self, step: int) -> _Join | None:
+        """The last join of a step's threadblock at or before it."""
+        history = self._joins.get(self._block[step], [])
+        place = bisect_right(history, step, key=lambda join: join.step)
+        return history[place - 1] if place else None
+
+    def _knows(self, join: _Join, candidate: int) -> bool:
+        return self._clock(join).get(self._block[candidate], NOTHING) >= candidate
+
+    def _clock(self, join: _Join) -> Clock:
+        """For each threadblock, the last step known to be done; made when first asked for, with those it builds on."""
+        pending = [join]
+        while pending:
+            top = pending[-1]
+            sources = [each for each in (top.before, *map(self._join_at, top.waits)) if each is not None]
+            missing = [each for each in sources if each.clock is None]
+            if top.clock is None and not missing:
+                top.clock = self._merged(top, sources)
+            if missing:
+                pending.extend(missing)
+            else:
+                pending.pop()
+        return join.clock or {}
+
+    def _merged(self, join: _Join, sources: list[_Join]) -> Clock:
+        clock: Clock = {}
+        for source in sources:
+            for block, step in (source.clock or {}).items():
+                if clock.get(block, NOTHING) < step:
+                    clock[block] = step
+        for step in join.waits:
+            clock[self._block[step]] = max(step, clock.get(self._block[step], NOTHING))
+        return clock
 
 
 def _algorithm(graph: InstructionGraph, tb: Ints, deps: list[tuple[int, list[int]]]) -> Algorithm:

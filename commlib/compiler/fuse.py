@@ -82,6 +82,10 @@ class Fuse:
 
     forbidden: frozenset[int] = frozenset()
 
+    def without(self, graph: InstructionGraph, rows: Ints) -> Fuse:
+        """The pass that also leaves apart these fused rows of a graph that it made."""
+        return Fuse(self.forbidden | frozenset(graph.time[rows].tolist()))
+
     def __call__(self, graph: InstructionGraph) -> InstructionGraph:
         """Apply the pass."""
         found = accesses(graph)

@@ -125,9 +125,10 @@ class Slots:
     observable: np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 
-def slots(trace: Trace) -> Slots:
-    """The slot numbering of a trace."""
-    placement = Placement.IN if Placement.IN in trace.placements else Placement.OUT
+def slots(trace: Trace, placement: Placement | None = None) -> Slots:
+    """The slot numbering of a trace in a placement; by default in place, if the program is meant for that."""
+    if placement is None:
+        placement = Placement.IN if Placement.IN in trace.placements else Placement.OUT
     space = address_map(trace.collective, trace.scratch_chunks, placement)
     span = np.array(space.span, dtype=np.int64)
     start = np.concatenate([[0], np.cumsum(span)])

@@ -86,7 +86,7 @@ def stages(trace: Trace) -> Iterator[tuple[str, str]]:
     assert not misfits
     yield "Channels", graph_to_text(graph)
     found = accesses(graph)
-    edges = hazards(found)
+    edges = hazards(graph, found)
     graph = Threadblocks()(graph, owners, found)
     yield "Threadblocks", graph_to_text(graph)
     graph, misfits = Order()(graph, edges)
