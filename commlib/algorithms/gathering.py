@@ -14,9 +14,10 @@ def ring_allgather(p: Program) -> None:
     Source: Thakur, Rabenseifner, Gropp, "Optimization of collective communication operations in MPICH" (2005).
     """
     for r in range(p.ranks):
-        c = p.chunk(r, "input").copy(r, "output", r)
+        c = p.chunk(r, "input")
+        c.copy(r, "output", r)
         for q in peers(p.ranks, r):
-            c = c.copy(q)
+            c = c.copy(q, "output", r)
 
 
 def allpairs_allgather(p: Program) -> None:
@@ -77,13 +78,14 @@ def hierarchical_allgather(p: Program, nodes: int) -> None:
     """
     local = p.ranks // nodes
     for r in range(p.ranks):
-        c = p.chunk(r, "input").copy(r, "output", r)
+        c = p.chunk(r, "input")
+        c.copy(r, "output", r)
         for hop in range(nodes):
             if hop > 0:
-                c = c.copy((r + hop * local) % p.ranks)
+                c = c.copy((r + hop * local) % p.ranks, "output", r)
             node, place = divmod(c.rank, local)
             for other in peers(local, place):
-                c.copy(node * local + other)
+                c.copy(node * local + other, "output", r)
 
 
 def ring_reducescatter(p: Program) -> None:
@@ -162,8 +164,8 @@ def hierarchical_reducescatter(p: Program, nodes: int) -> None:
             sums[node] = c
         first, *others = [*peers(nodes, home), home]
         c = sums[first]
-        for node in others:  # the hint keeps the ring apart from what precedes it, which would break it up
-            c = sums[node].reduce(c, into=("output", 0) if node == home else (partial, home), channel=0)
+        for node in others:
+            c = sums[node].reduce(c, into=("output", 0) if node == home else (partial, home))
         c.copy(owner, "output", 0)  # it is there already, unless there is one node
 
 
