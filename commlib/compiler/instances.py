@@ -78,10 +78,17 @@ def _expand(trace: Trace, rows: Ints, factor: int) -> Ints:
     result[:, _AT["ways"]] = 1
     result[:, _AT["lane"]] = lane
     for name in ("channel", "send_tb", "recv_tb"):
-        hint = result[:, _AT[name]]
-        apart = int(hint.max(initial=NOTHING)) + 1
-        result[:, _AT[name]] = np.where(hint == NOTHING, NOTHING, hint + lane * apart)
+        result[:, _AT[name]] = _hints_by_lane(result[:, _AT[name]], lane)
     return result
+
+
+def _hints_by_lane(hint: Ints, lane: Ints) -> Ints:
+    """Lane 0 keeps the numbers asked for; each further lane gets the next free ones, in the same order."""
+    asked = np.unique(hint[hint != NOTHING])
+    if not len(asked):
+        return hint
+    further = asked[-1] + 1 + (lane - 1) * len(asked) + np.searchsorted(asked, hint)
+    return np.where((hint == NOTHING) | (lane == 0), hint, further)
 
 
 def _shard_sizes(trace: Trace, rank: Ints, buffer: Ints) -> Ints:
@@ -99,7 +106,7 @@ def _cut_at_shards(trace: Trace) -> Ints:
     if not crossing.any():
         return rows
     pieces: list[list[int]] = []
-    order: list[float] = []
+    order: list[int] = []
     for number in np.flatnonzero(crossing).tolist():
         for piece in _pieces(trace, rows[number]):
             pieces.append(piece)

@@ -220,7 +220,7 @@ def test_hints_keep_their_numbers_on_the_first_lane():
 
     algorithm = compile_trace(record(program, custom("t", [1, 0, 0], [0, 1, 1], {}), placement="out"))
     assert [tb.channel for tb in algorithm.threadblocks(0)] == [2]
-    assert sorted(tb.channel for tb in algorithm.threadblocks(2)) == [3, 7]
+    assert sorted(tb.channel for tb in algorithm.threadblocks(2)) == [3, 5]
 
 
 def test_two_hinted_threadblocks_with_one_peer_get_two_channels():
