@@ -4,8 +4,10 @@ Chunks are refined first, by the least factor that every cut needs; then an oper
 operations on equal parts of its span. Because this happens before anything is ordered, the compiler sees every
 overlap between parts, whatever the sizes.
 
-Interleaved, part j of a span is its j-th equal piece. Blocked, part j of a shard is its j-th piece, so that parts of
-spans of different size never meet; a span that crosses shards is cut at the border first.
+Interleaved, part j of a span is its j-th equal piece. Blocked, part j of a shard is its j-th piece, and chunk k of the
+program is chunk k of each piece, so that parts of spans of different size never meet; a span that crosses shards is
+cut at the border first. That numbers the chunks of a shard anew, which no collective can tell, because all keep a
+chunk's place in its shard (the shards of a custom one are single chunks).
 
 Hinted channels and threadblocks keep their numbers on lane 0; each further lane gets numbers above those before.
 """

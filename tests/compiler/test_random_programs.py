@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from interleaving import Machine
 from programs import Shape, random_trace
 
-from commlib.collectives import Buffer, Placement
-from commlib.compiler import CompileOptions, compile_trace
+from commlib.collectives import Buffer, Placement, custom
+from commlib.compiler import PATIENCE, CompileOptions, compile_trace
+from commlib.compiler.fuse import Fuse
+from commlib.dsl import Program
 from commlib.errors import CompileError
-from commlib.ir.contents import EMPTY
-from commlib.ir.trace import COLUMNS, Trace, run_trace
-from commlib.verify import verify
+from commlib.ir.trace import COLUMNS, Trace, address_map, run_trace
+from commlib.verify import FindingKind, verify
 
-COUNT = int(os.environ.get("COMMLIB_RANDOM_PROGRAMS", "60"))
+COUNT = int(os.environ.get("COMMLIB_RANDOM_PROGRAMS", "100"))
 SHAPES = {
     "plain": Shape(sizes=(1,)),
     "mixed sizes": Shape(),
@@ -33,6 +34,7 @@ SHAPES = {
     "parallel": Shape(parallel=True),
     "all": Shape(parallel=True, instances=2, hints=True, blocked=True),
     "many": Shape(operations=40, ranks=4),
+    "eight ranks": Shape(operations=60, ranks=8, reduces=0.3, local=0.1),
     "in place many": Shape(operations=40, ranks=4, placement="in", hints=True),
 }
 
@@ -63,13 +65,25 @@ def observable(algorithm, placement, memory, machine):
     return seen
 
 
+def holds(algorithm, placement, table, memory) -> bool:
+    """Whether the outputs are what the collective wants."""
+    spec, base = algorithm.collective, address_map(algorithm.collective, algorithm.scratch_chunks, placement).base
+    return all(
+        wanted is None or table.counts(memory[rank][base[rank][Buffer.OUTPUT] + index]) == dict.fromkeys(wanted, 1)
+        for rank in range(algorithm.ranks)
+        for index in range(spec.output_chunks(rank))
+        for wanted in [spec.expected(rank, index)]
+    )
+
+
 def check(trace: Trace, options: CompileOptions, depths, rng: random.Random) -> None:
     algorithm = compile_trace(trace, options)
     factor = algorithm.collective.chunks // trace.collective.chunks
     report = verify(algorithm, trace.placements, fifo_depth=max(int(algorithm.count.max(initial=1)), 1))
-    assert report.proved == trace.placements, report.text()
+    assert {finding.kind for finding in report.findings} <= {FindingKind.POSTCONDITION}, report.text()
     for placement in trace.placements:
         table, expected = run_trace(refined(trace, factor), placement)
+        assert (placement in report.proved) == holds(algorithm, placement, table, expected), report.text()
         for depth in depths:
             machine = Machine(algorithm, placement, depth, rng, table)
             memory = machine.run()
@@ -109,19 +123,42 @@ def test_compiled_does_what_the_trace_says_shrinking(rng, shape, fuse):
 def test_both_placements_mean_the_same(seed):
     """What the DSL accepts for both placements gives equal outputs in both, and never reads an empty slot."""
     trace = random_trace(random.Random(seed), Shape(operations=30))
-    outputs = []
-    for placement in Placement:
-        table, memory = run_trace(trace, placement)
-        size = trace.collective.output_chunks(0)
-        start = 0 if placement is Placement.IN else size
-        outputs.append([[table.counts(c) for c in row[start : start + size]] for row in memory])
-    wrote = [
-        [{trace.rows[k, 6] + j for k in range(len(trace)) for j in range(trace.rows[k, 9])
-          if trace.rows[k, 4] == rank and trace.rows[k, 5] == 1}]
-        for rank in range(3)
-    ]  # fmt: skip
-    for rank in range(3):
-        for slot in wrote[rank][0]:
-            assert outputs[0][rank][slot] == outputs[1][rank][slot]
-            assert outputs[0][rank][slot], "an empty slot was read"
-    assert EMPTY == -1
+    if not trace.collective.can_be_in_place:
+        return
+    results = {placement: run_trace(trace, placement) for placement in Placement}
+    for rank in range(trace.collective.ranks):
+        for index in written_outputs(trace, rank):
+            seen = []
+            for placement, (table, memory) in results.items():
+                base = address_map(trace.collective, trace.scratch_chunks, placement).base[rank]
+                seen.append(table.counts(memory[rank][base[Buffer.OUTPUT] + index]))
+            assert seen[0] == seen[1]
+            assert seen[0], "an empty slot was read"
+
+
+def written_outputs(trace: Trace, rank: int) -> set[int]:
+    """The output chunks of a rank that a program writes."""
+    return {
+        index
+        for op in trace.operations()
+        if op.dst_rank == rank and op.destination.buffer is Buffer.OUTPUT
+        for index in range(op.destination.index, op.destination.index + op.destination.count)
+    }
+
+
+@pytest.mark.parametrize("chunks", [50, 200, 800])
+def test_the_number_of_passes_is_bounded(chunks, monkeypatch):
+    """Chains of relays that wander over few ranks cannot all stay fused; how often that is tried does not grow."""
+    passes = []
+    fuse = Fuse.__call__
+    monkeypatch.setattr(Fuse, "__call__", lambda self, graph: passes.append(1) or fuse(self, graph))
+    rng, ranks = random.Random(1), 6
+    program = Program(custom("chains", [chunks] * ranks, [chunks] * ranks, {}), placement="out")
+    scratch = program.scratch("s", chunks)
+    refs = [program.chunk(rng.randrange(ranks), "input", k) for k in range(chunks)]
+    for _ in range(6 * chunks):
+        k = rng.randrange(chunks)
+        refs[k] = refs[k].copy(rng.choice([rank for rank in range(ranks) if rank != refs[k].rank]), scratch, k)
+    algorithm = compile_trace(program.trace())
+    assert len(passes) <= 3 * PATIENCE + 2
+    assert verify(algorithm, [Placement.OUT]).ok
