@@ -46,7 +46,7 @@ def verify(
     ``placements``: those to judge, by default both. ``whole_messages``: judge deadlock for a runtime that sends the
     chunks of a step as one message and never cuts them, as commlib's own. Never raises because of what the algorithm
     does.
-    O(n log n) for n chunks moved.
+    O(n log n) for n chunks moved: a step of count 1000 costs what 1000 steps do.
 
     Raises:
         ValueError: ``fifo_depth`` below 1.

@@ -6,11 +6,10 @@ same writes, so contents do not depend on it (and where something races, that is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
-from commlib.collectives import Buffer, Collective, Contribution
+from commlib.collectives import Buffer, Collective, Contribution, Placement, Shards
 from commlib.ir.algorithm import HAS_DESTINATION, Algorithm, Op
 from commlib.ir.contents import EMPTY, ContentTable
 from commlib.verify.memory import Memory, Operands
@@ -37,18 +36,19 @@ class Contents:
 
 def initial(memory: Memory) -> Contents:
     """What the slots hold before the run: the inputs, and nothing elsewhere."""
-    table, ids = ContentTable(), [EMPTY] * memory.size
-    for rank in range(memory.algorithm.ranks):
+    collective = memory.algorithm.collective
+    sizes = [collective.input_chunks(rank) for rank in range(collective.ranks)]
+    table, ids = ContentTable(sizes), [EMPTY] * memory.size
+    for rank, chunks in enumerate(sizes):
         start = memory.address(rank, Buffer.INPUT, 0)
-        for index in range(memory.algorithm.collective.input_chunks(rank)):
-            ids[start + index] = table.initial(rank, index)
+        ids[start : start + chunks] = table.initials(rank, 0, chunks)
     return Contents(memory, table, ids)
 
 
 def run_contents(units: Units, operands: Operands, order: list[int], contents: Contents) -> list[tuple[int, int]]:
     """Run all units in a topological order, changing ``contents``; returns the (unit, address) of reads of nothing.
 
-    O(1) dictionary look-ups per unit.
+    O(1) dictionary look-ups per unit, that is, per chunk moved.
     """
     ids, add = contents.ids, contents.table.add
     sources, destinations = operands.source.tolist(), operands.destination.tolist()
@@ -81,23 +81,16 @@ def run_contents(units: Units, operands: Operands, order: list[int], contents: C
 def report_undefined(units: Units, memory: Memory, undefined: list[tuple[int, int]], findings: Findings) -> None:
     """A finding for each read of a slot that nothing was written to before."""
     for unit, address in undefined:
-        if findings.count(FindingKind.UNINITIALIZED):
-            number = int(units.step[unit])
-            _, buffer, chunk = memory.slot(address)
-            message = (
-                f"{describe(units.algorithm, number)} reads {buffer.letter}[{chunk}], to which nothing has been written"
-            )
-            findings.kept.append(
-                at_step(
-                    units.algorithm,
-                    FindingKind.UNINITIALIZED,
-                    message,
-                    number,
-                    placement=memory.placement,
-                    buffer=buffer,
-                    chunk=chunk,
-                )
-            )
+        findings.make(FindingKind.UNINITIALIZED, _undefined, units, memory, unit, address)
+
+
+def _undefined(units: Units, memory: Memory, unit: int, address: int) -> Finding:
+    a, number = units.algorithm, int(units.step[unit])
+    _, buffer, chunk = memory.slot(address)
+    message = f"{describe(a, number)} reads {buffer.letter}[{chunk}], to which nothing has been written"
+    return at_step(
+        a, FindingKind.UNINITIALIZED, message, number, placement=memory.placement, buffer=buffer, chunk=chunk
+    )
 
 
 def check_inputs_kept(algorithm: Algorithm, memory: Memory, findings: Findings) -> None:
@@ -106,55 +99,59 @@ def check_inputs_kept(algorithm: Algorithm, memory: Memory, findings: Findings) 
     same = (a.source_buffer == a.destination_buffer) & (a.source_index == a.destination_index)
     writes = HAS_DESTINATION[a.op] & (a.destination_buffer == Buffer.INPUT) & ~((a.op == Op.COPY) & same)
     for number in writes.nonzero()[0].tolist():
-        if findings.count(FindingKind.INPUT_OVERWRITTEN):
-            chunk = int(a.destination_index[number])
-            message = f"{describe(a, number)} overwrites the input, which out of place belongs to the caller"
-            findings.kept.append(
-                at_step(
-                    a,
-                    FindingKind.INPUT_OVERWRITTEN,
-                    message,
-                    number,
-                    placement=memory.placement,
-                    buffer=Buffer.INPUT,
-                    chunk=chunk,
-                )
-            )
+        findings.make(FindingKind.INPUT_OVERWRITTEN, _overwritten, a, memory.placement, number)
+
+
+def _overwritten(a: Algorithm, placement: Placement, number: int) -> Finding:
+    message = f"{describe(a, number)} overwrites the input, which out of place belongs to the caller"
+    buffer, chunk = Buffer.INPUT, int(a.destination_index[number])
+    return at_step(a, FindingKind.INPUT_OVERWRITTEN, message, number, placement=placement, buffer=buffer, chunk=chunk)
 
 
 def check_postcondition(contents: Contents, findings: Findings) -> None:
-    """Compare every output slot with what the collective wants there. O(output slots) look-ups."""
+    """Compare every output slot with what the collective wants there.
+
+    O(output slots), and a look-up for each chunk of each distinct set of shards that is combined.
+    """
     memory = contents.memory
-    collective, ids = memory.algorithm.collective, contents.ids
+    collective = memory.algorithm.collective
+    combined: dict[Shards, Sequence[int]] = {}
     for rank in range(collective.ranks):
         start = memory.address(rank, Buffer.OUTPUT, 0)
-        for index, wanted in _expected(collective, contents.table, rank):
-            got = ids[start + index]
-            if got not in (wanted, UNKNOWN) and findings.count(FindingKind.POSTCONDITION):
-                findings.kept.append(_wrong(contents, rank, index, got, wanted))
+        found = contents.ids[start : start + collective.output_chunks(rank)]
+        wanted = _wanted(contents.table, collective, rank, found, combined)
+        if found != wanted:
+            for index, (got, want) in enumerate(zip(found, wanted, strict=True)):
+                if got not in (want, UNKNOWN):
+                    findings.make(FindingKind.POSTCONDITION, _wrong, contents, rank, index, got, want)
 
 
-def _expected(collective: Collective, table: ContentTable, rank: int) -> Iterator[tuple[int, int]]:
-    """(chunk index, content id) for each output chunk of the rank whose content is prescribed."""
-    chunks = collective.chunks
-    for shard in range(collective.output_chunks(rank) // chunks):
+def _wanted(
+    table: ContentTable, collective: Collective, rank: int, found: list[int], combined: dict[Shards, Sequence[int]]
+) -> list[int]:
+    """The content id wanted in each output chunk of the rank; what was found, where anything may be."""
+    wanted: list[int] = []
+    for shard in range(len(found) // collective.chunks):
         sources = collective.shard_sources(rank, shard)
         if sources is None:
-            continue
-        mask, offset = _mask(sources)
-        for chunk in range(chunks):
-            if offset is None:
-                wanted = table.of((source, s * chunks + chunk) for source, s in sources)
-            else:
-                wanted = table.of_ranks(mask, offset * chunks + chunk)
-            yield shard * chunks + chunk, wanted
+            wanted += found[len(wanted) : len(wanted) + collective.chunks]
+        elif len(sources) == 1:
+            ((source, offset),) = sources
+            wanted += table.initials(source, offset * collective.chunks, collective.chunks)
+        else:
+            if sources not in combined:
+                combined[sources] = _combined(table, sources, collective.chunks)
+            wanted += combined[sources]
+    return wanted
 
 
-@lru_cache(maxsize=4)
-def _mask(sources: frozenset[Contribution]) -> tuple[int, int | None]:
-    """The ranks of the sources as a mask, and the offset that they all have, if it is one."""
+def _combined(table: ContentTable, sources: Shards, chunks: int) -> list[int]:
+    """The content id of each chunk of a shard that combines these input shards."""
     offsets = {offset for _, offset in sources}
-    return sum(1 << rank for rank, _ in sources), offsets.pop() if len(offsets) == 1 else None
+    if len(offsets) > 1:
+        return [table.of((source, s * chunks + chunk) for source, s in sources) for chunk in range(chunks)]
+    mask, offset = sum(1 << rank for rank, _ in sources), min(offsets, default=0)
+    return [table.of_ranks(mask, offset * chunks + chunk) for chunk in range(chunks)]
 
 
 def _wrong(contents: Contents, rank: int, index: int, got: int, wanted: int) -> Finding:

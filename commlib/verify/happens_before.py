@@ -2,16 +2,16 @@
 
 It is threadblock order + dependences + each message from its send to its receive. Three ways to know, cheapest first:
 
-1. Vector clocks of one rank, over threadblock order and dependences only: what nearly all algorithms need. A clock
-   (per threadblock, its last step that is known to have ended) is stored only at steps with dependences.
-2. For what is left, clocks over all ranks, through messages too, with a component only for the threadblocks that are
-   asked about, as dictionaries of what has been reached: cheap where little is reached, as in direct exchanges.
-3. Where that grows past a budget, the same clocks as arrays, in one pass for each ``COMPONENTS`` threadblocks.
+1. A search backward from b over the dependences of its rank, which ``search`` does for all pairs at once: nearly all
+   pairs need only the dependences of b itself. Its work is bounded, so that some pairs may stay open.
+2. For those, vector clocks over threadblock order and dependences, one rank after another; for pairs that these do
+   not order, over messages too and all ranks. A clock has a component only for the threadblocks that are asked
+   about, and is a dictionary of what has been reached: cheap where little is reached, as in direct exchanges.
+3. Where dictionaries grow past a budget, the same clocks as arrays, in one pass for each ``COMPONENTS`` threadblocks.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import TypeVar
@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from commlib.ir.algorithm import NOTHING, Ints
 from commlib.verify.clocks import Clocks, DenseClocks, SparseClocks
+from commlib.verify.dependences import OPEN, YES, Dependences
 from commlib.verify.units import Units
 
 COMPONENTS = 1024
@@ -29,7 +30,6 @@ SPARSE_WORK = 8
 """Dictionary entries that may be copied per unit before arrays take over."""
 
 Clock = TypeVar("Clock")
-_Local = tuple[list[int], list[dict[int, int]]]
 
 
 class HappensBefore:
@@ -37,7 +37,7 @@ class HappensBefore:
 
     def __init__(self, units: Units, order: list[int], position: Ints) -> None:
         self._units = units
-        self._order = order
+        self._order = np.array(order, dtype=np.int64)
         self._position = position
 
     def ask(self, before: Ints, after: Ints) -> npt.NDArray[np.bool_]:
@@ -45,59 +45,39 @@ class HappensBefore:
 
         The pairs must be in topological order, and of different threadblocks.
         """
-        a = self._units.algorithm
-        answer = np.zeros(len(before), dtype=bool)
-        rank = a.tb_rank[self._units.threadblock[before]]
-        by_rank = np.argsort(rank, kind="stable")
-        for group in np.split(by_rank, np.flatnonzero(np.diff(rank[by_rank])) + 1):
-            if len(group):
-                self._ask_locally(int(rank[group[0]]), before, after, group, answer)
+        found = Dependences(self._units, self._position).search(before, after)
+        answer: npt.NDArray[np.bool_] = found == YES
+        for order, pairs in self._by_rank(before, np.flatnonzero(found == OPEN)):
+            answer[pairs] = self._by_clocks(order, before[pairs], after[pairs], messages=False)
         left = np.flatnonzero(~answer)
         if len(left):
-            answer[left] = self._ask_globally(before[left], after[left])
+            answer[left] = self._by_clocks(self._order, before[left], after[left], messages=True)
         return answer
 
-    def _ask_locally(self, rank: int, before: Ints, after: Ints, group: Ints, answer: npt.NDArray[np.bool_]) -> None:
-        units = self._units
-        clocks = self._local_clocks(rank)
-        blocks = units.threadblock[before[group]].tolist(), units.threadblock[after[group]].tolist()
-        steps = units.step[before[group]].tolist(), units.step[after[group]].tolist()
-        for i, block_a, block_b, step_a, step_b in zip(group.tolist(), *blocks, *steps, strict=True):
-            clock = _clock_at(clocks, block_b, step_b)
-            answer[i] = clock is not None and clock.get(block_a, -1) >= step_a
+    def _by_rank(self, before: Ints, pairs: Ints) -> Iterator[tuple[Ints, Ints]]:
+        """(the order of a rank's units, those of the pairs that are of this rank)."""
+        a, units = self._units.algorithm, self._units
+        rank = a.tb_rank[units.threadblock[before[pairs]]]
+        for r in np.unique(rank).tolist():
+            low, high = units.first[a.tb_start[a.rank_start[r : r + 2]]].tolist()
+            yield low + np.argsort(self._position[low:high]), pairs[rank == r]
 
-    def _local_clocks(self, rank: int) -> dict[int, _Local]:
-        """For each threadblock of the rank, its steps with dependences and the clock from each of them on."""
-        units, a = self._units, self._units.algorithm
-        low, high = (int(a.tb_start[a.rank_start[r]]) for r in (rank, rank + 1))
-        steps = np.flatnonzero(np.diff(a.dep_start[low : high + 1])) + low
-        steps = steps[np.argsort(self._position[units.first[steps]])]
-        clocks: dict[int, _Local] = defaultdict(lambda: ([], []))
-        for step in steps.tolist():
-            block = int(a.step_threadblock[step])
-            numbers, known = clocks[block]
-            clock = dict(known[-1]) if known else {}
-            for dep in a.dep[a.dep_start[step] : a.dep_start[step + 1]].tolist():
-                dep_block = int(a.step_threadblock[dep])
-                _raise(clock, {dep_block: dep})
-                _raise(clock, _clock_at(clocks, dep_block, dep) or {})
-            numbers.append(step)
-            known.append(clock)
-        return clocks
-
-    def _ask_globally(self, before: Ints, after: Ints) -> npt.NDArray[np.bool_]:
+    def _by_clocks(self, order: Ints, before: Ints, after: Ints, messages: bool) -> npt.NDArray[np.bool_]:
+        """The answers by clocks along an order, through ``messages`` or not."""
         sources, column = np.unique(self._units.threadblock[before], return_inverse=True)
-        sparse = self._pass(before, after, column, SparseClocks(SPARSE_WORK * len(self._units)))
+        sparse = self._pass(order, before, after, column, SparseClocks(SPARSE_WORK * len(order)), messages)
         if sparse is not None:
             return sparse
         answer = np.zeros(len(before), dtype=bool)
         for low in range(0, len(sources), COMPONENTS):
             inside = np.flatnonzero((column >= low) & (column < low + COMPONENTS))
             clocks = DenseClocks(min(COMPONENTS, len(sources) - low))
-            answer[inside] = self._pass(before[inside], after[inside], column[inside] - low, clocks)
+            answer[inside] = self._pass(order, before[inside], after[inside], column[inside] - low, clocks, messages)
         return answer
 
-    def _pass(self, before: Ints, after: Ints, column: Ints, clocks: Clocks[Clock]) -> npt.NDArray[np.bool_] | None:
+    def _pass(
+        self, order: Ints, before: Ints, after: Ints, column: Ints, clocks: Clocks[Clock], messages: bool
+    ) -> npt.NDArray[np.bool_] | None:
         """Carry clocks along the part of the order between the first and the last unit asked about.
 
         None when the clocks' budget does not allow it.
@@ -106,9 +86,10 @@ class HappensBefore:
         queries: dict[int, list[int]] = defaultdict(list)
         for i, unit in enumerate(after.tolist()):
             queries[unit].append(i)
-        begin, end = int(self._position[before].min()), int(self._position[after].max())
+        ends = int(self._position[before].min()), int(self._position[after].max()) + 1
+        begin, end = np.searchsorted(self._position[order], ends)
         wanted = list(zip(before.tolist(), column.tolist(), strict=True))
-        for unit, clock in self._along(self._order[begin : end + 1], dict(wanted), clocks):
+        for unit, clock in self._along(order[begin:end], dict(wanted), clocks, messages):
             if clocks.exhausted:
                 return None
             if unit in queries and clock is not None:
@@ -118,7 +99,7 @@ class HappensBefore:
         return answer
 
     def _along(
-        self, order: list[int], columns: dict[int, int], clocks: Clocks[Clock]
+        self, stretch: Ints, columns: dict[int, int], clocks: Clocks[Clock], messages: bool
     ) -> Iterator[tuple[int, Clock | None]]:
         """(unit, clock) for the units of a stretch of the topological order.
 
@@ -126,12 +107,13 @@ class HappensBefore:
         in ``columns`` count, and a threadblock that none of them has reached has None.
         """
         units = self._units
-        waits = units.waits
+        waits, order = units.waits, stretch.tolist()
         awaited = Counter(last for unit in order for last in waits.get(unit, ()))
         state: list[Clock | None] = [None] * len(units.algorithm.tb_rank)
         kept: dict[int, Clock] = {}
         arriving: dict[int, Clock] = {}
-        blocks, partners = units.threadblock[order].tolist(), units.partner[order].tolist()
+        blocks = units.threadblock[stretch].tolist()
+        partners = units.partner[stretch].tolist() if messages else [NOTHING] * len(order)
         for unit, block, peer in zip(order, blocks, partners, strict=True):
             clock = clocks.later(state[block], arriving.pop(unit, None))
             for last in waits.get(unit, ()):
@@ -148,17 +130,3 @@ class HappensBefore:
                 if unit in awaited:
                     kept[unit] = clock
             yield unit, clock
-
-
-def _clock_at(clocks: dict[int, _Local], block: int, step: int) -> dict[int, int] | None:
-    if block not in clocks:
-        return None
-    numbers, known = clocks[block]
-    place = bisect_right(numbers, step)
-    return known[place - 1] if place else None
-
-
-def _raise(clock: dict[int, int], other: dict[int, int]) -> None:
-    for block, step in other.items():
-        if clock.get(block, -1) < step:
-            clock[block] = step

@@ -70,8 +70,8 @@ def memory(algorithm: Algorithm, placement: Placement) -> Memory:
 class Operands:
     """The addresses that each unit reads as its source and writes as its destination, or NOTHING.
 
-    ``overlaps`` marks the steps with a message that write chunks which a later unit of the same step has yet to
-    read: what they do depends on how a large message is cut. ``idle`` marks copies of a slot to itself.
+    ``overlaps`` marks the steps whose source and destination overlap in part: threads move the elements of a step in
+    parallel, so that its result is undefined. ``idle`` marks copies of a slot to itself.
     """
 
     source: Ints
@@ -81,27 +81,25 @@ class Operands:
 
 
 def operands(units: Units, memory: Memory) -> Operands:
-    """Resolve the slots of all units.
-
-    Local steps read all they read before they write (as memmove does): where their destination overlaps the end of
-    their source, their units take the chunks from last to first, which is the same.
-    """
+    """Resolve the slots of all units."""
     a = units.algorithm
     source = _addresses(memory, a.source_buffer, a.source_index)
     destination = _addresses(memory, a.destination_buffer, a.destination_index)
     both = (source != NOTHING) & (destination != NOTHING)
-    shift = destination - source
-    ahead = both & (shift > 0) & (shift < a.count)
-    local = (a.op == Op.COPY) | (a.op == Op.REDUCE)
-    backward = (ahead & local)[units.step]
-    offset = np.where(backward, a.count[units.step] - 1 - units.offset, units.offset)
+    shift = np.abs(destination - source)
     idle = both & (shift == 0) & (a.op == Op.COPY)
     return Operands(
-        source=np.where(source[units.step] == NOTHING, NOTHING, source[units.step] + offset),
-        destination=np.where(destination[units.step] == NOTHING, NOTHING, destination[units.step] + offset),
-        overlaps=ahead & ~local,
+        source=_of_units(units, source),
+        destination=_of_units(units, destination),
+        overlaps=both & (shift > 0) & (shift < a.count),
         idle=idle[units.step],
     )
+
+
+def _of_units(units: Units, address: Ints) -> Ints:
+    """The address of each unit's own chunk, of those of the steps' first chunks."""
+    first = address[units.step]
+    return np.where(first == NOTHING, NOTHING, first + units.offset)
 
 
 def _addresses(memory: Memory, buffer: Ints, index: Ints) -> Ints:

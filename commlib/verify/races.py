@@ -5,6 +5,9 @@ comes after the write before it and after all reads since, and each read after t
 follows because happens-before is transitive. That leaves at most two pairs per access, found on columns; pairs of
 one threadblock need no question, the others are asked of ``HappensBefore``.
 
+The threads of a threadblock move the elements of a step in parallel. So a step whose source and destination overlap
+in part races with itself, in whichever direction it shifts them.
+
 Bounded FIFOs order nothing here, so that what is free of races is so at every depth.
 """
 
@@ -16,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from commlib.collectives import Buffer, Placement
-from commlib.ir.algorithm import NOTHING, Ints, Span
+from commlib.ir.algorithm import NOTHING, Algorithm, Ints, Span
 from commlib.verify.memory import Memory, Operands
 from commlib.verify.report import Finding, FindingKind, Findings, at_step, describe
 from commlib.verify.units import Units
@@ -74,9 +77,8 @@ def report_races(
     before, after = units.step[pairs.before[wrong]], units.step[pairs.after[wrong]]
     _, first = np.unique(before * units.algorithm.step_count + after, return_index=True)
     for i in np.sort(first).tolist():
-        if findings.count(FindingKind.RACE):
-            address = int(pairs.address[wrong[i]])
-            findings.kept.append(_race(units, memory, int(before[i]), int(after[i]), address))
+        address = int(pairs.address[wrong[i]])
+        findings.make(FindingKind.RACE, _race, units, memory, int(before[i]), int(after[i]), address)
 
 
 def _race(units: Units, memory: Memory, before: int, after: int, address: int) -> Finding:
@@ -103,15 +105,16 @@ def _names(memory: Memory, rank: int, address: int) -> str:
 
 
 def report_overlaps(units: Units, memory: Memory, operands: Operands, findings: Findings) -> None:
-    """A finding for each step with a message whose destination overlaps chunks that it has yet to read."""
-    a = units.algorithm
+    """A finding for each step whose source and destination overlap in part."""
     for number in np.flatnonzero(operands.overlaps).tolist():
-        if findings.count(FindingKind.RACE):
-            message = (
-                f"{describe(a, number)} writes chunks that it has yet to read, so that its result depends on how "
-                f"a large message is cut"
-            )
-            buffer, chunk = Buffer(int(a.destination_buffer[number])), int(a.destination_index[number])
-            findings.kept.append(
-                at_step(a, FindingKind.RACE, message, number, placement=memory.placement, buffer=buffer, chunk=chunk)
-            )
+        findings.make(FindingKind.RACE, _overlap, units.algorithm, memory.placement, number)
+
+
+def _overlap(a: Algorithm, placement: Placement, number: int) -> Finding:
+    how = "in place" if placement is Placement.IN else "out of place"
+    message = (
+        f"{how}, {describe(a, number)} reads and writes overlapping chunks: which it moves first is not defined; "
+        f"move them in steps that do not overlap"
+    )
+    buffer, chunk = Buffer(int(a.destination_buffer[number])), int(a.destination_index[number])
+    return at_step(a, FindingKind.RACE, message, number, placement=placement, buffer=buffer, chunk=chunk)

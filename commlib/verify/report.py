@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from typing import ParamSpec
 
 from commlib.collectives import Buffer, Placement
 from commlib.ir.algorithm import Algorithm
@@ -15,6 +16,8 @@ MAX_FINDINGS = 20
 
 SHOWN = 5
 """Findings of each kind that the text form shows."""
+
+P = ParamSpec("P")
 
 
 class FindingKind(StrEnum):
@@ -83,15 +86,15 @@ class Findings:
         self.kept: list[Finding] = []
         self.total: Counter[FindingKind] = Counter()
 
-    def count(self, kind: FindingKind) -> bool:
-        """Count one more finding of this kind; whether there is room to keep it."""
-        self.total[kind] += 1
-        return self.total[kind] <= MAX_FINDINGS
-
     def add(self, finding: Finding) -> None:
         """Keep the finding, or only count it when there are enough of its kind."""
-        if self.count(finding.kind):
-            self.kept.append(finding)
+        self.make(finding.kind, lambda: finding)
+
+    def make(self, kind: FindingKind, word: Callable[P, Finding], *args: P.args, **kwargs: P.kwargs) -> None:
+        """As ``add``, but the finding is put in words, by ``word(*args)``, only when it is kept."""
+        self.total[kind] += 1
+        if self.total[kind] <= MAX_FINDINGS:
+            self.kept.append(word(*args, **kwargs))
 
     def more(self) -> dict[FindingKind, int]:
         """How many findings of each kind were counted but not kept."""

@@ -219,22 +219,70 @@ def test_a_message_orders_only_the_chunks_that_it_carries() -> None:
     assert verify(plan.build(), [IN]).ok
 
 
-def test_a_step_that_overtakes_itself() -> None:
+@pytest.mark.parametrize(("src", "dst"), [(0, 1), (1, 0)])
+def test_a_step_whose_source_and_destination_overlap(src: int, dst: int) -> None:
+    """Threads move the elements in parallel: the result is undefined, whatever the operation and the direction."""
     plan = Plan("overlap", custom("none", [4, 4], [0, 0], {}, [NOWHERE] * 2), 0)
     plan.block(0, send=1).add(Op.SEND, (I, 0), count=2)
-    plan.block(1, recv=0).add(Op.RECV_REDUCE_COPY, (I, 0), (I, 1), 2)
-    assert "writes chunks that it has yet to read" in _only(plan, FindingKind.RACE, IN).message
-    plan.blocks[1].rows[0].src, plan.blocks[1].rows[0].dst = (I, 1), (I, 0)
+    plan.block(1, recv=0).add(Op.RECV_REDUCE_COPY, (I, src), (I, dst), 2)
+    finding = _only(plan, FindingKind.RACE, IN)
+    assert "rrc i" in finding.message
+    assert "reads and writes overlapping chunks" in finding.message
+    assert (finding.rank, finding.threadblock, finding.step, finding.chunk) == (1, 0, 0, dst)
+    plan.blocks[1].rows[0].dst = (I, src + 2 if src == 0 else src - 1)
+    plan.blocks[1].rows[0].src = plan.blocks[1].rows[0].dst
     assert verify(plan.build(), [IN]).ok
 
 
-@pytest.mark.parametrize(("src", "dst"), [(0, 1), (1, 0), (0, 0)])
-def test_local_steps_read_all_before_they_write(src: int, dst: int) -> None:
-    plan = Plan("memmove", custom("none", [4], [0], {}, [NOWHERE]), 0)
-    plan.block(0).add(Op.COPY, (I, src), (I, dst), 3)
+@pytest.mark.parametrize(("src", "dst"), [(0, 1), (1, 0)])
+@pytest.mark.parametrize("op", [Op.COPY, Op.REDUCE])
+def test_a_local_step_whose_source_and_destination_overlap(op: Op, src: int, dst: int) -> None:
+    plan = Plan("overlap", custom("none", [4], [0], {}, [NOWHERE]), 0)
+    row = plan.block(0)
+    row.add(op, (I, src), (I, dst), 3)
+    finding = _only(plan, FindingKind.RACE, IN)
+    assert finding.message == (
+        f"in place, rank 0 threadblock 0 step 0 ({op.short} i[{src}:{src + 3}] -> i[{dst}:{dst + 3}], plan.py:1) reads "
+        f"and writes overlapping chunks: which it moves first is not defined; move them in steps that do not overlap"
+    )
+    assert (finding.placement, finding.buffer, finding.chunk) == (IN, Buffer.INPUT, dst)
+    row.rows[0].count = 1
+    assert verify(plan.build(), [IN]).ok
+
+
+@pytest.mark.parametrize("op", [Op.COPY, Op.REDUCE])
+def test_a_step_may_write_where_it_reads(op: Op) -> None:
+    plan = Plan("same", custom("none", [4], [0], {}, [NOWHERE]), 0)
+    plan.block(0).add(op, (I, 1), (I, 1), 3)
+    assert verify(plan.build(), [IN]).ok
     contents = execute(plan.build(), IN)
-    assert [contents.counts(0, I, dst + k) for k in range(3)] == [{(0, src + k): 1} for k in range(3)]
-    assert verify(plan.build(), [IN]).ok
+    assert contents.counts(0, I, 2) == {(0, 2): 1 if op is Op.COPY else 2}
+
+
+@pytest.mark.parametrize("offset", [0, 1, 2])
+def test_an_overlap_of_input_and_output_is_in_place_only(offset: int) -> None:
+    sources = {(0, k): [(0, k)] for k in range(2)}
+    plan = Plan("alias", custom("copy", [2], [2], sources, [(0, offset)]), 0)
+    plan.block(0).add(Op.COPY, (I, 0), (O, 0), 2)
+    report = verify(plan.build())
+    assert report.proved == ({OUT} if offset == 1 else {IN, OUT})
+    kinds = {f.kind for f in report.findings}
+    assert (FindingKind.RACE in kinds) == (offset == 1)
+    assert all(f.placement is IN for f in report.findings)
+
+
+def test_a_sum_over_chunk_indices() -> None:
+    """A postcondition that combines different chunk indices, with one contribution twice when wrong."""
+    sources = {(0, 0): [(0, 0), (0, 1), (0, 2)], (0, 1): [(0, 1)]}
+    plan = Plan("sum", custom("sum", [3], [3], sources), 0)
+    block = plan.block(0)
+    for k in range(3):
+        block.add(Op.REDUCE if k else Op.COPY, (I, k), (O, 0))
+    block.add(Op.COPY, (I, 1), (O, 1))
+    assert verify(plan.build(), [OUT]).ok
+    block.rows[2].src = (I, 1)
+    message = _only(plan, FindingKind.POSTCONDITION).message
+    assert message == "rank 0 o[0]: the contribution of rank 0 i[2] is lost; rank 0 i[1] is counted 2 times"
 
 
 def test_uninitialized() -> None:

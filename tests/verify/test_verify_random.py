@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, permutations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,12 @@ from verify_samples import Block, I, O, Plan, Row, S, Slot, picks
 
 from commlib.collectives import Buffer, Placement, custom
 from commlib.ir.algorithm import Algorithm, Op, Span, Step
+from commlib.ir.links import links as links_of
 from commlib.verify import FindingKind, Report, execute, interpret, verify
+from commlib.verify.happens_before import HappensBefore
+from commlib.verify.progress import UNBOUNDED, Simulator
+from commlib.verify.units import Units
+from commlib.verify.units import units as units_of
 
 CHUNKS = 3
 ROUTINE = settings(max_examples=60, deadline=None)
@@ -109,10 +115,20 @@ def slow_races(algorithm: Algorithm, placement: Placement) -> set[frozenset[tupl
         if clash and b not in reach[a] and a not in reach[b]:
             found.add(frozenset((algorithm.place(a[0]), algorithm.place(b[0]))))
     for step in steps:
-        later = ((touched[step.number, u], touched[step.number, v]) for u, v in combinations(range(_parts(step)), 2))
-        if any(writes & reads for (_, writes), (reads, _) in later):
+        if _overlaps(algorithm, placement, step):
             found.add(frozenset([algorithm.place(step.number)]))
     return found
+
+
+def _overlaps(algorithm: Algorithm, placement: Placement, step: Step) -> bool:
+    """Whether a chunk that the step writes is another one that it reads."""
+    if step.source is None or step.destination is None:
+        return False
+    here = [
+        [_address(algorithm, placement, step.rank, span, i) for i in range(step.count)]
+        for span in (step.source, step.destination)
+    ]
+    return any(here[0][i] == here[1][j] for i, j in permutations(range(step.count), 2))
 
 
 def _parts(step: Step) -> int:
@@ -227,9 +243,64 @@ def test_the_random_programs_are_of_all_kinds() -> None:
     assert kinds["racy racy"] >= 5
 
 
+@pytest.mark.parametrize("work", [0, -(1 << 40)], ids=["sometimes", "always"])
+def test_clocks_instead_of_the_search_agree_too(work: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    _no_search(work, monkeypatch)
+    for seed in range(2000, 2060):
+        check(seed)
+
+
 @pytest.mark.parametrize("components", [1, 2])
-def test_clocks_in_arrays_agree_too(components: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("work", [8192, -(1 << 40)], ids=["search", "no search"])
+def test_clocks_in_arrays_agree_too(work: int, components: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    _no_search(work, monkeypatch)
     monkeypatch.setattr("commlib.verify.happens_before.SPARSE_WORK", -1)
     monkeypatch.setattr("commlib.verify.happens_before.COMPONENTS", components)
     for seed in range(1000, 1060):
         check(seed)
+
+
+def _no_search(work: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the search backward only so much work (and a round costs little), so that clocks must answer."""
+    monkeypatch.setattr("commlib.verify.dependences.LEAST_WORK", work)
+    monkeypatch.setattr("commlib.verify.dependences.WORK", 1)
+    monkeypatch.setattr("commlib.verify.dependences.ROUND", 1)
+
+
+def _order(algorithm: Algorithm) -> tuple[Units, list[int], np.ndarray]:
+    links = links_of(algorithm)
+    units = units_of(algorithm, links, links.partners(algorithm.count))
+    order = Simulator(units).run(UNBOUNDED).order
+    position = np.empty(len(units), dtype=np.int64)
+    position[order] = np.arange(len(units))
+    return units, order, position
+
+
+def dependence_plan(rng: random.Random) -> Plan:
+    """One rank whose threadblocks wait for one another in every way: deep and wide, without messages."""
+    plan = Plan("dependences", custom("none", [1], [1], {}), 0)
+    blocks = [plan.block(0) for _ in range(rng.choice((2, 3, 6)))]
+    made: list[tuple[int, int]] = []
+    for _ in range(rng.choice((8, 25))):
+        tb = rng.randrange(len(blocks))
+        deps = rng.sample(made, min(len(made), rng.choice((0, 0, 1, 1, 2, 4))))
+        blocks[tb].add(Op.COPY, (I, 0), (O, 0), deps=deps)
+        made.append((tb, len(blocks[tb].rows) - 1))
+    return plan
+
+
+@pytest.mark.parametrize("work", [8192, 0, -(1 << 40)])
+def test_happens_before_is_the_transitive_closure(work: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if work != 8192:
+        _no_search(work, monkeypatch)
+    answers: Counter[bool] = Counter()
+    for seed in range(60):
+        algorithm = dependence_plan(random.Random(seed)).build()
+        units, order, position = _order(algorithm)
+        reach = _closure(algorithm, list(algorithm.steps()), [(n, 0) for n in range(algorithm.step_count)])
+        pairs = [(a, b) for a, b in combinations(order, 2) if units.threadblock[a] != units.threadblock[b]]
+        if pairs:
+            got = HappensBefore(units, order, position).ask(*np.array(pairs, dtype=np.int64).T)
+            assert got.tolist() == [(b, 0) in reach[a, 0] for a, b in pairs]
+            answers.update(got.tolist())
+    assert min(answers[True], answers[False]) > 500
