@@ -32,7 +32,7 @@ def custom_collectives(draw: st.DrawFn, max_ranks: int = 3, max_chunks: int = 3)
     wanted = st.frozensets(st.sampled_from(contributions), max_size=3) if contributions else st.just(frozenset())
     slots = [(r, k) for r in range(ranks) for k in range(outputs[r])]
     sources = {slot: draw(wanted) for slot in slots if draw(st.booleans())}
-    offsets = [(draw(st.integers(0, 2)), 0) for _ in range(ranks)] if draw(st.booleans()) else None
+    offsets = [(draw(st.integers(0, min(2, size))), 0) for size in outputs] if draw(st.booleans()) else None
     made = custom("mine", inputs, outputs, sources, offsets)
     conditions = replace(made.custom, specified=draw(st.booleans())) if made.custom else None
     return replace(made, custom=conditions, chunks=draw(st.integers(1, 2)))

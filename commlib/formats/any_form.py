@@ -10,7 +10,7 @@ from commlib.collectives import COLLECTIVES, ROOTED, Collective
 from commlib.errors import AlgorithmError, FormatError, SpecError
 from commlib.formats.files import decode, read_bounded, write_atomic
 from commlib.formats.json_fields import parse_json
-from commlib.formats.json_form import from_json, write_json
+from commlib.formats.json_form import check_names, from_json, write_json
 from commlib.formats.limits import DEFAULT_LIMITS, ReaderLimits, check_algorithm
 from commlib.formats.msccl_xml import Dialect, parse_xml, write_xml
 from commlib.ir.algorithm import Algorithm
@@ -113,6 +113,7 @@ def save(
     elif ending == ".json":
         write_json(algorithm, path)
     elif ending == ".txt":
+        check_names(algorithm, path)
         write_atomic(path, algorithm_to_text(algorithm))
     else:
         name = os.fspath(path)

@@ -22,7 +22,7 @@ from commlib.collectives import Collective, Contribution, custom
 from commlib.errors import SpecError
 from commlib.formats.files import read_text
 from commlib.formats.json_fields import Fields, Json, parse_json
-from commlib.formats.limits import DEFAULT_LIMITS, ReaderLimits, refuse
+from commlib.formats.limits import DEFAULT_LIMITS, ReaderLimits, check_sizes, refuse
 
 _STANDARD = {"name", "ranks"}
 _CUSTOM = {"name", "inputs", "outputs", "sources"}
@@ -81,15 +81,20 @@ def _standard(fields: Fields, limits: ReaderLimits) -> Collective:
     ranks = fields.integer("ranks", 1)
     chunks = fields.integer("chunks", 1) if "chunks" in fields.values else 1
     root = None if fields.values.get("root") is None else fields.integer("root")
-    _check(fields, limits, ranks, ranks * chunks)
-    return Collective(fields.string("name"), ranks, chunks, root)
+    _check_ranks(fields, limits, ranks)
+    made = Collective(fields.string("name"), ranks, chunks, root)
+    check_sizes(made, (), 0, limits, fields.file)
+    return made
 
 
 def _custom(fields: Fields, limits: ReaderLimits) -> Collective:
     fields.check_keys(_CUSTOM, {"offsets", "chunks", "specified"})
     inputs, outputs = fields.integers("inputs"), fields.integers("outputs")
     chunks = fields.integer("chunks", 1) if "chunks" in fields.values else 1
-    _check(fields, limits, len(inputs), max(sum(inputs), sum(outputs)) * chunks)
+    _check_ranks(fields, limits, len(inputs))
+    slots = (sum(inputs) + sum(outputs)) * chunks
+    if slots > limits.max_slots:
+        raise refuse(fields.file, 1, "max_slots", limits.max_slots, f"{slots} chunks in the buffers of all ranks")
     offsets = None if fields.values.get("offsets") is None else _pairs(fields, "offsets", fields.values["offsets"])
     specified = fields.boolean("specified") if "specified" in fields.values else True
     made = custom(fields.string("name"), inputs, outputs, _sources(fields), offsets)
@@ -97,11 +102,9 @@ def _custom(fields: Fields, limits: ReaderLimits) -> Collective:
     return replace(made, chunks=chunks, custom=conditions)
 
 
-def _check(fields: Fields, limits: ReaderLimits, ranks: int, chunks: int) -> None:
+def _check_ranks(fields: Fields, limits: ReaderLimits, ranks: int) -> None:
     if ranks > limits.max_ranks:
         raise refuse(fields.file, 1, "max_ranks", limits.max_ranks, f"{ranks} ranks")
-    if chunks > limits.max_slots:
-        raise refuse(fields.file, 1, "max_slots", limits.max_slots, f"{chunks} chunks")
 
 
 def _sources(fields: Fields) -> Mapping[Contribution, list[Contribution]]:

@@ -29,6 +29,8 @@ def read_bounded(path: str | os.PathLike[str], max_bytes: int) -> bytes:
             content = stream.read(max_bytes + 1)
     except OSError as error:
         raise FormatError(f"{name}: cannot be read: {error.strerror}", file=name) from error
+    except ValueError as error:
+        raise _no_path(name, error) from error
     if len(content) > max_bytes:
         raise _too_large(name, max_bytes)
     return content
@@ -37,6 +39,11 @@ def read_bounded(path: str | os.PathLike[str], max_bytes: int) -> bytes:
 def _open_without_waiting(name: str, flags: int) -> int:
     # Opening a FIFO for reading would wait for its writer before its kind can be looked at.
     return os.open(name, flags | os.O_NONBLOCK)
+
+
+def _no_path(name: str, error: ValueError) -> FormatError:
+    # A NUL byte, or half of a surrogate pair that stands for no byte: the name itself could not be printed.
+    return FormatError(f"{name!r} is no path of a file: {error}", file=name)
 
 
 def _too_large(name: str, max_bytes: int) -> LimitError:
@@ -74,10 +81,10 @@ def write_atomic(path: str | os.PathLike[str], content: str) -> None:
     """Write UTF-8 text so that a reader sees the old file or the whole new one, never a part.
 
     Raises:
-        FormatError: the file cannot be written; nothing is left behind.
+        FormatError: the file cannot be written, or the path is none; nothing is left behind.
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.name[:64]}.{secrets.token_hex(8)}.tmp")
+    temporary = _beside(target)
     try:
         with open(temporary, "x", encoding="utf-8", newline="\n") as stream:
             stream.write(content)
@@ -89,3 +96,13 @@ def write_atomic(path: str | os.PathLike[str], content: str) -> None:
     finally:
         with suppress(OSError):
             os.unlink(temporary)
+
+
+def _beside(target: Path) -> Path:
+    """A new name in the folder of a file."""
+    try:
+        if b"\0" in os.fsencode(target):
+            raise ValueError("embedded null byte")
+        return target.with_name(f".{target.name[:64]}.{secrets.token_hex(8)}.tmp")
+    except ValueError as error:
+        raise _no_path(str(target), error) from error

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from commlib.errors import CommlibError, FormatError
+from commlib.ir.text_lines import LONE_SURROGATE
 
 Json = Any
 """A JSON value; ``Fields`` gives it types."""
@@ -62,7 +63,7 @@ class Fields:
 
     def fail(self, message: str, key: str | None = None) -> NoReturn:
         """Raise the FormatError for this object or one of its keys."""
-        place = self.where if key is None else f"{self.where}.{key}"
+        place = self.where if key is None else f"{self.where}.{_printable(key)}"
         raise FormatError(f"{self.file}: {place}: {message}", file=self.file, key=key or self.where)
 
     def refuse(self, error: CommlibError) -> NoReturn:
@@ -84,7 +85,21 @@ class Fields:
         value = self.values[key]
         if not isinstance(value, str):
             self.fail(f"must be a string, not {_kind(value)}", key=key)
+        self._check_characters(value, key)
         return value
+
+    def strings(self, key: str) -> list[str]:
+        """A list of strings."""
+        values = self.array(key)
+        if not all(isinstance(value, str) for value in values):
+            self.fail("must hold strings only", key=key)
+        for value in values:
+            self._check_characters(value, key)
+        return values
+
+    def _check_characters(self, text: str, key: str) -> None:
+        if LONE_SURROGATE.search(text):
+            self.fail(f"{text[:40]!r} holds half of a surrogate pair, which is no character", key=key)
 
     def boolean(self, key: str) -> bool:
         """A true or false field."""
@@ -127,6 +142,10 @@ class Fields:
         if not all(isinstance(value, str) and value in known for value in values):
             self.fail(f"must hold only {', '.join(sorted(known))}", key=key)
         return values
+
+
+def _printable(key: str) -> str:
+    return LONE_SURROGATE.sub("?", key)
 
 
 def _kind(value: Json) -> str:

@@ -14,12 +14,13 @@ import os
 import numpy as np
 
 from commlib.collectives import Placement
-from commlib.errors import AlgorithmError
+from commlib.errors import AlgorithmError, FormatError
 from commlib.formats.collective_json import collective_from_json, collective_to_json
 from commlib.formats.files import read_text, write_atomic
 from commlib.formats.json_fields import Fields, Json, parse_json
 from commlib.formats.limits import DEFAULT_LIMITS, ReaderLimits, check_algorithm
 from commlib.ir.algorithm import NOTHING, OP_OF_SHORT, Algorithm, Ints, Op, Origins
+from commlib.ir.text_lines import LONE_SURROGATE
 
 FORMAT = "commlib-algorithm"
 VERSION = 1
@@ -65,7 +66,9 @@ def to_json(algorithm: Algorithm) -> dict[str, Json]:
 
 
 def _origins_to_json(origins: Origins) -> dict[str, Json]:
-    return {"files": list(origins.files), "file": origins.file.tolist(), "line": origins.line.tolist()}
+    # A source file's name may have bytes that are no text; it is for messages only, so it need not come back exactly.
+    files = [LONE_SURROGATE.sub("\ufffd", file) for file in origins.files]
+    return {"files": files, "file": origins.file.tolist(), "line": origins.line.tolist()}
 
 
 def _or_null(column: Ints) -> list[int | None]:
@@ -155,9 +158,7 @@ def _origins(top: Fields, steps: int) -> Origins | None:
     if top.values["origins"] is None:
         return None
     fields = _level(top, "origins", {"files", "file", "line"})
-    files = fields.array("files")
-    if not all(isinstance(file, str) for file in files):
-        fields.fail("must hold strings only", key="files")
+    files = fields.strings("files")
     file, line = fields.integers("file"), fields.integers("line")
     if len(file) != steps or len(line) != steps:
         fields.fail(f"must have one file and one line for each of the {steps} steps")
@@ -172,9 +173,23 @@ def write_json(algorithm: Algorithm, path: str | os.PathLike[str]) -> None:
     """Write the JSON form to a file, as a whole or not at all.
 
     Raises:
-        FormatError: the file cannot be written.
+        FormatError: the file cannot be written, or a name in it is none that a text file holds.
     """
+    check_names(algorithm, path)
     write_atomic(path, json_text(algorithm))
+
+
+def check_names(algorithm: Algorithm, path: str | os.PathLike[str]) -> None:
+    """Refuse to write what no reader of our forms takes back.
+
+    Raises:
+        FormatError: the name of the algorithm, its protocol or collective holds half of a surrogate pair.
+    """
+    a, file = algorithm, os.fspath(path)
+    for word, text in (("algorithm", a.name), ("protocol", a.protocol), ("collective", a.collective.name)):
+        if LONE_SURROGATE.search(text):
+            message = f"{file!r}: the name {text!r} of the {word} holds half of a surrogate pair, which is no character"
+            raise FormatError(message, file=file)
 
 
 def json_text(algorithm: Algorithm) -> str:

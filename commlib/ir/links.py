@@ -48,6 +48,16 @@ class Links:
         partner[self.sends] = self.recvs
         return partner
 
+    def messages(self) -> tuple[Ints, Ints]:
+        """(sending step, receiving step) of each message: on a connection, the k-th send meets the k-th receive.
+
+        Sends and receives that meet none are left out, so that this is defined where ``partners`` is not.
+        """
+        link = self.send_link[self.sends]
+        met = self.recv_start[link] + np.arange(len(self.sends)) - self.send_start[link]
+        there = met < self.recv_start[link + 1]
+        return self.sends[there], self.recvs[met[there]]
+
 
 def links(algorithm: Algorithm) -> Links:
     """The connections in use and the order of the messages on each."""

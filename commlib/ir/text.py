@@ -67,7 +67,7 @@ def algorithm_from_text(text: str, file: str = "<text>") -> Algorithm:
 
     Raises:
         FormatError: a line that is none of the form, in the wrong place, or wrong in itself; with file and line.
-        LimitError: a custom collective with more than MAX_CUSTOM_CHUNKS output chunks.
+        LimitError: a custom collective with more than MAX_CUSTOM_CHUNKS input and output chunks.
     """
     return _Parser(file, text.split("\n")).parse()
 
@@ -77,6 +77,7 @@ class _Parser(LineReader):
     placed: dict[tuple[object, ...], int] = field(default_factory=dict)
 
     def parse(self) -> Algorithm:
+        """The Algorithm of the whole text."""
         name = self.string(self.take("algorithm"))
         collective = self.collective()
         protocol = self.string(self.take("protocol"))
@@ -84,7 +85,7 @@ class _Parser(LineReader):
         builder = AlgorithmBuilder(name, collective, self.numbers("scratch"), placements, protocol)
         if len(builder.scratch_chunks) != collective.ranks:
             self.fail(f"scratch has {len(builder.scratch_chunks)} sizes for {collective.ranks} ranks")
-        self.ranks(builder)
+        self._ranks(builder)
         try:
             return builder.build(self.file)
         except AlgorithmError as error:
@@ -92,16 +93,16 @@ class _Parser(LineReader):
             self.at = self.placed.get(place, 1)
             self.fail(error.message, **{k: v for k, v in error.fields.items() if k != "line"})
 
-    def ranks(self, builder: AlgorithmBuilder) -> None:
+    def _ranks(self, builder: AlgorithmBuilder) -> None:
         for rank in range(builder.collective.ranks):
             if self.take("rank") != str(rank):
                 self.fail(f"rank {rank} belongs here")
-            self.blocks(builder, rank)
+            self._blocks(builder, rank)
         if self.peek():
             self.at += 1
             self.fail(f"{self.lines[self.at - 1].strip()[:60]!r} after the last rank")
 
-    def blocks(self, builder: AlgorithmBuilder, rank: int) -> None:
+    def _blocks(self, builder: AlgorithmBuilder, rank: int) -> None:
         while self.peek() == "tb":
             match = _BLOCK.fullmatch(f"tb {self.take('tb')}")
             if match is None:
@@ -110,24 +111,24 @@ class _Parser(LineReader):
             index = builder.threadblock(rank, send, recv, self.number(match[4]))
             if self.number(match[1]) != index:
                 self.fail(f"tb {index} belongs here, not tb {match[1]}", rank=rank, threadblock=index)
-            self.steps(builder, rank, index)
+            self._steps(builder, rank, index)
 
-    def steps(self, builder: AlgorithmBuilder, rank: int, block: int) -> None:
+    def _steps(self, builder: AlgorithmBuilder, rank: int, block: int) -> None:
         place = 0
         while (word := self.peek()) and word[0].isdigit():
             self.at += 1
             self.placed[rank, block, place] = self.at
-            self.step(builder, self.lines[self.at - 1].strip(), place)
+            self._step(builder, self.lines[self.at - 1].strip(), place)
             place += 1
 
-    def step(self, builder: AlgorithmBuilder, line: str, place: int) -> None:
+    def _step(self, builder: AlgorithmBuilder, line: str, place: int) -> None:
         match = _STEP.fullmatch(line)
         op = OP_OF_SHORT.get(match[2]) if match else None
         if match is None or op is None:
             self.fail(f"the form is: NUMBER OP [SOURCE] [-> DESTINATION] [after TB.STEP, ...], not {line[:60]!r}")
         if self.number(match[1]) != place:
             self.fail(f"step {place} belongs here, not step {match[1]}", step=place)
-        source, destination = self.span(match, 3), self.span(match, 6)
+        source, destination = self._span(match, 3), self._span(match, 6)
         if (source is not None) != HAS_SOURCE[op] or (destination is not None) != HAS_DESTINATION[op]:
             self.fail(f"{op.short} {_wants_operands(op)}", step=place)
         counts = {span[2] for span in (source, destination) if span is not None}
@@ -137,7 +138,7 @@ class _Parser(LineReader):
         count = counts.pop() if counts else 0
         builder.step(op, source and source[:2], destination and destination[:2], count, depends, self.at)
 
-    def span(self, match: re.Match[str], group: int) -> tuple[Buffer, int, int] | None:
+    def _span(self, match: re.Match[str], group: int) -> tuple[Buffer, int, int] | None:
         if match[group] is None:
             return None
         first = self.number(match[group + 1])

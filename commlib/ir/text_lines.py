@@ -12,13 +12,15 @@ from commlib.collectives import Collective, Contribution, Placement, custom
 from commlib.errors import FormatError, LimitError, SpecError
 
 MAX_NUMBER = 2**31 - 1
-MAX_CUSTOM_CHUNKS = 1 << 24
-"""The most output chunks that a custom collective may have in the text: each is an entry of a table."""
+MAX_CUSTOM_CHUNKS = 1 << 22
+"""The most input and output chunks, of all ranks, that a custom collective may have in the text: a table has them."""
 
 STRING = r'"(?:[^"\\]|\\.)*"'
 _COLLECTIVE = re.compile(rf"collective ({STRING}) ranks (\d+) chunks (\d+)(?: root (\d+))?", re.ASCII)
 _SLOT = re.compile(r"(\d+)\.(\d+)", re.ASCII)
 _OFFSET = re.compile(r"(\d+):(\d+)", re.ASCII)
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half of a character beyond U+FFFF: no text holds it, so nothing could print or write a name that has one."""
 _DIGITS = re.compile(r"\d{1,10}", re.ASCII)
 
 
@@ -104,6 +106,8 @@ class LineReader:
             value = None
         if not isinstance(value, str):
             self.fail(f"{quoted[:40]!r} is not a string in double quotes")
+        if LONE_SURROGATE.search(value):
+            self.fail(f"{quoted[:40]!r} holds half of a surrogate pair, which is no character")
         return value
 
     def placements(self) -> frozenset[Placement]:
@@ -138,8 +142,8 @@ class LineReader:
         inputs, outputs = self.numbers("inputs"), self.numbers("outputs")
         if len(inputs) != ranks or len(outputs) != ranks:
             self.fail(f"{len(inputs)} inputs and {len(outputs)} outputs for {ranks} ranks")
-        if sum(outputs) > MAX_CUSTOM_CHUNKS:
-            message = f"{self.file}:{self.line}: more than {MAX_CUSTOM_CHUNKS} output chunks"
+        if sum(inputs) + sum(outputs) > MAX_CUSTOM_CHUNKS:
+            message = f"{self.file}:{self.line}: more than {MAX_CUSTOM_CHUNKS} input and output chunks"
             raise LimitError(message, file=self.file, line=self.line)
         offsets = self.offsets() if self.peek() == "offsets" else None
         made = custom(name, inputs, outputs, self.wants(), offsets)

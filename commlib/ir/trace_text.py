@@ -68,6 +68,7 @@ def trace_from_text(text: str, file: str = "<text>") -> Trace:
 @dataclass
 class _Parser(LineReader):
     def parse(self) -> Trace:
+        """The Trace of the whole text."""
         name = self.string(self.take("trace"))
         collective = self.collective()
         protocol = self.string(self.take("protocol"))
@@ -87,20 +88,20 @@ class _Parser(LineReader):
         trace = Trace(name, collective, scratch, empty, tuple(files), placements, protocol, *counts)
         rows = []
         while self.peek():
-            rows.append(self.operation(trace))
+            rows.append(self._operation(trace))
         return Trace(
             name, collective, scratch, np.array(rows, dtype=np.int64), tuple(files), placements, protocol, *counts
         )
 
-    def operation(self, trace: Trace) -> list[int]:
+    def _operation(self, trace: Trace) -> list[int]:
         self.at += 1
         line = self.lines[self.at - 1].strip()
         match = _OPERATION.fullmatch(line)
         if match is None:
             self.fail(f"the form is: PLACE = PLACE [+ PLACE] [hints] [at FILE:LINE], not {line[:60]!r}")
         groups = match.groups()
-        target, first = self.place(trace, groups[0:4]), self.place(trace, groups[4:8])
-        operand, source = (target, first) if groups[8] is None else (first, self.place(trace, groups[8:12]))
+        target, first = self._place(trace, groups[0:4]), self._place(trace, groups[4:8])
+        operand, source = (target, first) if groups[8] is None else (first, self._place(trace, groups[8:12]))
         if len({target[3], operand[3], source[3]}) > 1 or operand[0] != target[0]:
             self.fail("the places of an operation have the same size, and an operand is on the rank of the result")
         extras = [
@@ -113,7 +114,7 @@ class _Parser(LineReader):
         action = Action.COPY if groups[8] is None else Action.REDUCE
         return [action, *source[:3], *target[:3], *operand[1:3], target[3], *extras, *at]
 
-    def place(self, trace: Trace, words: tuple[str | None, ...]) -> tuple[int, int, int, int]:
+    def _place(self, trace: Trace, words: tuple[str | None, ...]) -> tuple[int, int, int, int]:
         rank, letter, begin, stop = words
         r, first = self.number(str(rank)), self.number(str(begin))
         end = first + 1 if stop is None else self.number(stop)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from commlib.collectives import broadcast, custom
 from commlib.errors import FormatError, LimitError
-from commlib.formats import ReaderLimits, collective_from_json, from_json, load, read_collective, read_json
+from commlib.formats import ReaderLimits, collective_from_json, from_json, load, read_collective, read_json, save
 from commlib.formats.json_fields import parse_json
 from commlib.ir.text import algorithm_from_text
 
@@ -99,7 +100,8 @@ def test_what_is_not_our_json_is_refused(
 
 def test_sizes_are_bounded_in_our_forms_too() -> None:
     value = json.loads(JSON)
-    for limits in (ReaderLimits(max_steps=6), ReaderLimits(max_slots=3), ReaderLimits(max_work=27)):
+    from_json(value, "f", ReaderLimits(max_steps=7, max_slots=10, max_work=70))
+    for limits in (ReaderLimits(max_steps=6), ReaderLimits(max_slots=9), ReaderLimits(max_work=69)):
         with pytest.raises(LimitError, match="over the limit max_"):
             from_json(value, "f", limits)
     value["collective"]["chunks"] = 2**30
@@ -107,10 +109,51 @@ def test_sizes_are_bounded_in_our_forms_too() -> None:
         from_json(value, "f")
     with pytest.raises(LimitError, match="max_slots"):
         collective_from_json({"name": "m", "inputs": [0], "outputs": [2**31 - 1], "sources": []})
-    with pytest.raises(LimitError, match="output chunks"):
-        algorithm_from_text(
-            'algorithm "a"\ncollective "m" ranks 1 chunks 1\ncustom specified\ninputs 0\noutputs 2000000000'
-        )
+    for sizes in ("inputs 0\noutputs 2000000000", "inputs 2000000000\noutputs 0"):
+        with pytest.raises(LimitError, match="input and output chunks"):
+            algorithm_from_text(f'algorithm "a"\ncollective "m" ranks 1 chunks 1\ncustom specified\n{sizes}')
+
+
+def test_offsets_that_begin_far_away_are_refused() -> None:
+    far = {"name": "m", "inputs": [1], "outputs": [1], "sources": [], "offsets": [[2**31 - 1, 0]]}
+    with pytest.raises(FormatError, match=r"^f: collective: m: in place, .* cannot begin at 2147483647 and 0"):
+        collective_from_json(far, "f")
+    text = 'algorithm "a"\ncollective "m" ranks 1 chunks 1\ncustom specified\ninputs 1\noutputs 1\n'
+    with pytest.raises(FormatError, match=r"^f:6: m: in place, .* cannot begin at 2147483647 and 0"):
+        algorithm_from_text(f'{text}offsets 2147483647:0\nprotocol "LL"', "f")
+
+
+HALF = '"\\ud800x"'
+
+
+@pytest.mark.parametrize("old", ['"ex\\"change & reduce"', '"LL128"', '"allreduce"'])
+def test_half_of_a_surrogate_pair_is_no_name(tmp_path: Path, old: str) -> None:
+    for text, path in ((JSON, tmp_path / "a.json"), (TEXT, tmp_path / "a.txt")):
+        assert old in text
+        path.write_text(text.replace(old, HALF, 1))
+        with pytest.raises(FormatError, match="half of a surrogate pair, which is no character") as error:
+            load(path)
+        assert str(error.value).isprintable()
+    algorithm = replace(load(GOLDEN / "exchange.json"), name="\ud800x")
+    for path in (tmp_path / "b.json", tmp_path / "b.txt"):
+        with pytest.raises(FormatError, match="half of a surrogate pair") as error:
+            save(algorithm, path)
+        assert str(error.value).isprintable()
+        assert not path.exists()
+
+
+def test_half_of_a_surrogate_pair_elsewhere_in_json(tmp_path: Path) -> None:
+    value = json.loads(JSON)
+    value["origins"]["files"] = ["\udc80.py"]
+    with pytest.raises(FormatError, match=r"origins\.files: .* half of a surrogate pair"):
+        from_json(value, "f")
+    with pytest.raises(FormatError, match="key") as error:
+        from_json(json.loads(JSON) | {"\ud800": 1}, "f")
+    assert str(error.value).isprintable()
+    algorithm = load(GOLDEN / "exchange.json")
+    origins = replace(algorithm.origins, files=("\udc80.py",)) if algorithm.origins else None
+    save(replace(algorithm, origins=origins), tmp_path / "a.json")
+    assert load(tmp_path / "a.json").origin(6) == ("\ufffd.py", 7)
 
 
 def test_a_users_collective_file(tmp_path: Path) -> None:

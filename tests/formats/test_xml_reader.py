@@ -217,6 +217,8 @@ def test_what_the_caller_gives_must_fit_the_file(given: dict[str, object], messa
         ({"inplace": "0", "outofplace": "1"}, {Placement.OUT}, "executor", 0),
         ({"inplace": "1", "outofplace": "1", "maxBytes": "7"}, set(Placement), "executor", 7),
         ({"inplace": "1", "minBytes": "5", "maxBytes": "7"}, {Placement.IN}, "msccl", 7),
+        ({"inplace": "1", "placements": "in out"}, set(Placement), "msccl", 1 << 35),
+        ({"inplace": "1", "placements": "elsewhere"}, {Placement.IN}, "msccl", 1 << 35),
     ],
 )
 def test_placements_and_sizes_have_the_runtimes_defaults(

@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from commlib.collectives import allgather, allreduce, alltoall
 from commlib.errors import FormatError, LimitError
-from commlib.formats import ReaderLimits, read_xml
+from commlib.formats import DEFAULT_LIMITS, ReaderLimits, load, read_xml, save
+from commlib.formats.limits import check_sizes
 from commlib.formats.msccl_xml import parse_xml
 
 GOOD = """<?xml version="1.0"?>
@@ -123,6 +125,9 @@ BILLION_LAUGHS = (
         (f'<algo><gpu id="0" s_chunks="{HUGE}"/></algo>', "max_slots"),
         (f'<algo nchunksperloop="1" coll="custom"><gpu id="0"><tb id="0"><step s="0" type="cpy" srcbuf="i" srcoff="0"'
          f' dstbuf="o" dstoff="{HUGE}"/></tb></gpu></algo>', "max_slots"),
+        (f'<algo nchunksperloop="1" coll="allreduce"><gpu id="0"><tb id="0"><step s="0" type="cpy" srcbuf="s"'
+         f' srcoff="{HUGE}" dstbuf="o" dstoff="0"/></tb></gpu></algo>', "max_slots"),
+        (f'<algo nchunksperloop="{2**21 + 1}" coll="allreduce"><gpu id="0"/></algo>', "max_slots"),
         ("<algo " + " ".join(f'a{i}=""' for i in range(100)) + "/>", "max_attributes"),
         (f'<algo name="{"x" * 100_000}"/>', "max_attribute_length"),
     ],
@@ -147,13 +152,29 @@ def test_a_file_that_asks_for_too_much_is_refused_before_anything_is_allocated(t
         (ReaderLimits(max_steps=2), 9),
         (ReaderLimits(max_threadblocks=2), 13),
         (ReaderLimits(max_ranks=1), 2),
-        (ReaderLimits(max_work=4 * 2), 9),
+        (ReaderLimits(max_work=5 * 2), 9),
         (ReaderLimits(max_slots=3), 2),
     ],
 )
 def test_counts_are_checked_at_the_element_that_goes_beyond(limits: ReaderLimits, line: int) -> None:
     with pytest.raises(LimitError, match=f"^f:{line}: "):
         parse_xml(GOOD.encode(), "f", limits=limits)
+
+
+def test_the_default_limits_admit_large_algorithms_and_can_all_be_exceeded() -> None:
+    for collective, scratch, steps in (
+        (allgather(1024), [0] * 1024, 1024 * 1024),
+        (alltoall(512), [512] * 512, 2 * 512 * 512),
+    ):
+        check_sizes(collective, scratch, steps, DEFAULT_LIMITS, "f")
+    beyond = (
+        (allreduce(1, 2**21), [1], 0, "max_slots"),
+        (allreduce(1, 2**20), [2**21], 2**20 + 1, "max_work"),
+        (allreduce(1), [0], 2**25 + 1, "max_steps"),
+    )
+    for collective, scratch, steps, limit in beyond:
+        with pytest.raises(LimitError, match=f"^f:3: .* over the limit {limit} = "):
+            check_sizes(collective, scratch, steps, DEFAULT_LIMITS, "f", 3)
 
 
 def test_folding_that_multiplies_dependences_is_bounded() -> None:
@@ -183,6 +204,20 @@ def test_only_regular_files_of_bounded_size_are_read(tmp_path: Path) -> None:
         read_xml(tmp_path / "pipe")
 
 
+@pytest.mark.parametrize("ending", [".xml", ".json", ".txt"])
+def test_what_is_no_path_is_a_typed_error(ending: str) -> None:
+    algorithm = parse_xml(GOOD.encode())[0]
+    for path in (f"a\0b{ending}", f"\ud800{ending}"):
+        with pytest.raises(FormatError, match="is no path of a file") as error:
+            save(algorithm, path)
+        assert str(error.value).isprintable()
+        with pytest.raises(FormatError, match="is no path of a file") as error:
+            load(path)
+        assert str(error.value).isprintable()
+    with pytest.raises(FormatError):
+        load("")
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -193,6 +228,9 @@ def test_only_regular_files_of_bounded_size_are_read(tmp_path: Path) -> None:
         b'<?xml version="1.0" encoding="x-no"?><algo/>',
         b'<?xml version="1.0" encoding="utf-7"?><algo/>',
         b"<algo>\xff</algo>",
+        b'<algo name="&#xD800;"/>',
+        b'<algo name="\xed\xa0\x80"/>',
+        '<algo name="?"/>'.encode("utf-16-le").join([b"\xff\xfe", b""]).replace(b"?\0", b"\0\xdc"),
     ],
 )
 def test_what_is_not_xml_is_refused(content: bytes) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from commlib.collectives import COLLECTIVES, ROOTED, Buffer, Collective, Placement, allgather, allreduce, custom
 from commlib.errors import FormatError
-from commlib.formats import read_json, read_xml, save, write_json, write_xml
+from commlib.formats import load, read_json, read_xml, save, write_json, write_xml, xml_info
 from commlib.formats.json_form import json_text
 from commlib.formats.msccl_xml import parse_xml, xml_text
 from commlib.ir.algorithm import Algorithm, Op
@@ -103,7 +103,7 @@ def test_every_standard_collective_is_written_and_read(name: str, dialect: str) 
     [
         ("msccl", {Placement.IN}, 'inplace="1"'),
         ("msccl", {Placement.OUT}, 'inplace="0"'),
-        ("msccl", set(Placement), 'inplace="1" outofplace="1"'),
+        ("msccl", set(Placement), 'inplace="1" placements="in out"'),
         ("executor", {Placement.IN}, 'inplace="1" outofplace="0" minBytes="0" maxBytes="0"'),
         ("executor", {Placement.OUT}, 'inplace="0" outofplace="1" minBytes="0" maxBytes="0"'),
         ("executor", set(Placement), 'inplace="1" outofplace="1" minBytes="0" maxBytes="0"'),
@@ -114,6 +114,18 @@ def test_placements_are_written_as_the_dialect_says_them(
 ) -> None:
     algorithm = replace(sample(), placements=frozenset(placements))
     assert xml_text(algorithm, dialect).splitlines()[0].endswith(f'coll="allreduce" {written}>')
+
+
+@pytest.mark.parametrize("bounds", [(None, None), (0, 65536)])
+@pytest.mark.parametrize("placements", [{Placement.IN}, {Placement.OUT}, set(Placement)])
+@pytest.mark.parametrize("dialect", ["msccl", "executor"])
+def test_a_file_is_read_as_the_dialect_that_it_was_written_in(
+    tmp_path: Path, dialect: str, placements: set[Placement], bounds: tuple[int | None, int | None]
+) -> None:
+    algorithm = replace(sample(), placements=frozenset(placements))
+    save(algorithm, tmp_path / "a.xml", dialect, *bounds)
+    assert xml_info(tmp_path / "a.xml").dialect == dialect
+    assert load(tmp_path / "a.xml") == algorithm
 
 
 def test_reducescatter_has_the_name_that_each_runtime_knows() -> None:

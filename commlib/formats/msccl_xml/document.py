@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 from xml.parsers import expat
 
-from commlib.collectives import Buffer
 from commlib.errors import FormatError
 from commlib.formats.limits import ReaderLimits, refuse
 from commlib.formats.msccl_xml import names
@@ -129,7 +128,7 @@ class _Reader:
         self.open: list[str] = []
         self.ignored_depth = 0
         self.slots = 0
-        self.declared = [0, 0, 0]
+        self.declared = 0
         self.parser = expat.ParserCreate()
         self.parser.StartDoctypeDeclHandler = self._doctype
         self.parser.EntityDeclHandler = self._entity
@@ -215,11 +214,10 @@ class _Reader:
             document.number(attributes, "o_chunks", line, 0, 0),
             document.number(attributes, "s_chunks", line, 0) if "s_chunks" in attributes else None,
         )
-        for kind, size in enumerate((gpu.inputs, gpu.outputs, gpu.scratch or 0)):
-            self.declared[kind] += size
-            if self.declared[kind] > self.limits.max_slots:
-                what = f"{self.declared[kind]} chunks in {Buffer(kind).name.lower()} buffers"
-                raise self._refuse(line, "max_slots", self.limits.max_slots, what)
+        self.declared += gpu.inputs + gpu.outputs + (gpu.scratch or 0)
+        if self.declared > self.limits.max_slots:
+            what = f"{self.declared} chunks in the buffers of the gpus so far"
+            raise self._refuse(line, "max_slots", self.limits.max_slots, what)
         document.gpus.append(gpu)
 
     def _tb(self, attributes: Attributes, line: int) -> None:
@@ -261,7 +259,7 @@ class _Reader:
         limits = self.limits
         if steps > limits.max_steps:
             raise self._refuse(line, "max_steps", limits.max_steps, "more steps")
-        slots = max(self.slots, *self.declared)
+        slots = max(self.slots, self.declared)
         if slots * steps > limits.max_work:
             raise self._refuse(line, "max_work", limits.max_work, f"ranks x chunks x steps is {slots * steps}")
 

@@ -1,7 +1,8 @@
 """What the two dialects of MSCCL XML call things, and what the runtimes take for an attribute that is missing.
 
 Dialects: ``msccl`` is read by the NCCL fork microsoft/msccl and written by msccl-tools; ``executor`` is read by
-msccl-executor-nccl and by RCCL. A file is of the executor's dialect when it has the attribute ``outofplace``.
+msccl-executor-nccl and by RCCL. A file is of the executor's dialect when it has the attribute ``outofplace``, which
+those runtimes require. The attribute ``placements`` is our own: a file of the dialect ``msccl`` that is for both.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ PROTOCOLS = ("Simple", "LL", "LL128")
 CUSTOM = "custom"
 
 ALGO_ATTRIBUTES = frozenset(("name", "proto", "nchannels", "nchunksperloop", "ngpus", "coll")) | frozenset(
-    ("inplace", "outofplace", "minBytes", "maxBytes", "redop")
+    ("inplace", "outofplace", "placements", "minBytes", "maxBytes", "redop")
 )
+BOTH_PLACEMENTS = "in out"
 GPU_ATTRIBUTES = frozenset(("id", "i_chunks", "o_chunks", "s_chunks"))
 TB_ATTRIBUTES = frozenset(("id", "send", "recv", "chan"))
 STEP_ATTRIBUTES = frozenset(("s", "type", "srcbuf", "srcoff", "dstbuf", "dstoff", "cnt", "depid", "deps", "hasdep"))

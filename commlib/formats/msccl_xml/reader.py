@@ -4,7 +4,8 @@ What a file means is what the runtimes do with it. In rr* steps the local operan
 the src of ``r`` and ``rcs`` belong to the other side and are not read. nop steps carry the dependences that do not fit
 into the one of the next step; they are folded into it. A step lets others go on only if it has hasdep="1"; who waits
 for one that has not is let go by the first later step of that threadblock that has (the runtimes compare step
-numbers), and never if there is none: that is an error here.
+numbers), and never if there is none: that is an error here. Consecutive ``re`` steps that the runtimes run as one are
+read as they stand where that is the same, and are an error where it is not (see ``fusion``).
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ import numpy as np
 from commlib.collectives import Buffer, Collective, Placement
 from commlib.errors import AlgorithmError
 from commlib.formats.files import read_bounded
-from commlib.formats.limits import DEFAULT_LIMITS, ReaderLimits
+from commlib.formats.limits import DEFAULT_LIMITS, ReaderLimits, check_sizes
 from commlib.formats.msccl_xml import names
 from commlib.formats.msccl_xml.document import Block, Document, Gpu, parse
+from commlib.formats.msccl_xml.fusion import alters, fused, miscounted, stranded_waits
 from commlib.formats.msccl_xml.sizes import Sizes, placements, resolve
 from commlib.formats.waits import without_nops
 from commlib.ir.algorithm import NOTHING, RECEIVES, SENDS, Algorithm, Ints, Op, Origins
 
 _DONE_BY_HAND = "a dependence on a nop waits for what the nop waits for; GPU runtimes release it at a later step"
+_STRANDED = 'a nop waits and the step after it does not (depid="-1"): GPU runtimes refuse the file'
+_MISCOUNTED = "a step is waited for behind a nop that waits for nothing: GPU runtimes release it at a later step"
 
 
 def read_xml(
@@ -75,7 +79,10 @@ def parse_xml(
     sizes = Sizes(document, dialect, gpus, chunks, columns.used(), limits)
     info = _info(document, dialect, chunks)
     which = resolve(sizes, collective, root)
-    algorithm = columns.algorithm(which, info, _scratch(sizes), limits)
+    scratch = _scratch(sizes)
+    check_sizes(which, scratch, len(columns.op), limits, file, document.line)
+    algorithm = columns.algorithm(which, info, scratch)
+    algorithm = without_nops(algorithm, limits.max_dependences)
     return algorithm, replace(info, notes=_notes(document))
 
 
@@ -166,6 +173,7 @@ class _Columns:
         self.start = np.cumsum([0] + [block.steps for block in self.blocks], dtype=np.int64)
         self.block = np.repeat(np.arange(len(self.blocks), dtype=np.int64), np.diff(self.start))
         self.rank = np.array([block.gpu for block in self.blocks], dtype=np.int64)[self.block]
+        self.released = _column(steps.released, order) != 0
         self.waiting, self.awaited = self._dependences(order)
 
     def used(self) -> list[list[int]]:
@@ -177,10 +185,8 @@ class _Columns:
             np.maximum.at(found, (buffer[there], self.rank[there]), (index + self.count)[there])
         return [[int(size) for size in row] for row in found]
 
-    def algorithm(
-        self, collective: Collective, info: names.XmlInfo, scratch: tuple[int, ...], limits: ReaderLimits
-    ) -> Algorithm:
-        """The Algorithm that these columns are."""
+    def algorithm(self, collective: Collective, info: names.XmlInfo, scratch: tuple[int, ...]) -> Algorithm:
+        """The Algorithm that these columns are, nops and all."""
         document, blocks = self.document, self.blocks
         self._check_operands(collective, scratch)
         self._check_connections()
@@ -211,7 +217,9 @@ class _Columns:
             )
         except AlgorithmError as error:
             document.fail(document.line, error.message, **error.fields)
-        return without_nops(algorithm, limits.max_dependences)
+        self._check_fusion(algorithm)
+        self._note_nops(algorithm)
+        return algorithm
 
     def fail(self, step: int, message: str) -> NoReturn:
         """Raise the FormatError about a step."""
@@ -234,6 +242,23 @@ class _Columns:
                 size = limits[which, self.rank[step]]
                 span = f"{which.letter}[{first}:{first + int(self.count[step])}]"
                 self.fail(step, f"{word} {span}, but {which.name.lower()} has {size} chunks there ({collective})")
+
+    def _check_fusion(self, algorithm: Algorithm) -> None:
+        earlier, later = fused(algorithm, self.released)
+        changed = alters(algorithm, earlier, later)
+        if changed.any():
+            first, step = int(earlier[changed][0]), int(later[changed][0])
+            self.fail(
+                step,
+                f"is run by GPU runtimes as one with the re at line {self.line[first]} (same dstbuf, dstoff, srcbuf),"
+                f" which computes something else: their cnt differs, this one reads what that one wrote, or a nop"
+                f' between them waits; give that one hasdep="1", and this one the dependence of such a nop',
+            )
+
+    def _note_nops(self, algorithm: Algorithm) -> None:
+        for note, steps in ((_STRANDED, stranded_waits(algorithm)), (_MISCOUNTED, miscounted(algorithm))):
+            if len(steps):
+                self.document.note(f"{note} (first at line {self.line[steps[0]]})")
 
     def _check_connections(self) -> None:
         for has, key in ((SENDS, "send"), (RECEIVES, "recv")):
@@ -258,11 +283,11 @@ class _Columns:
         if wrong.any():
             step = int(waiting[np.argmax(wrong)])
             self.fail(step, f"depends on threadblock {block[step]} step {place[step]}, which does not exist")
-        return waiting, self._released(waiting, awaited, row, _column(steps.released, order))
+        return waiting, self._releasing(waiting, awaited, row)
 
-    def _released(self, waiting: Ints, awaited: Ints, row: Ints, has_dependence: Ints) -> Ints:
+    def _releasing(self, waiting: Ints, awaited: Ints, row: Ints) -> Ints:
         """The step that lets a waiting step go: the first from the awaited one on that has hasdep="1"."""
-        releasing = np.append(np.flatnonzero(has_dependence), len(has_dependence))
+        releasing = np.append(np.flatnonzero(self.released), len(self.released))
         released = releasing[np.searchsorted(releasing, awaited)]
         never = released >= self.start[row + 1]
         if never.any():

@@ -138,8 +138,10 @@ def _unspecified(sizes: Sizes) -> Collective:
         max(gpu.outputs or sizes.chunks, used) for gpu, used in zip(sizes.gpus, sizes.used[Buffer.OUTPUT], strict=True)
     )
     document, bound = sizes.document, sizes.limits.max_slots
-    if max(sum(inputs), sum(outputs)) > bound:
-        raise refuse(document.file, document.line, "max_slots", bound, f"{max(sum(inputs), sum(outputs))} chunks")
+    slots = sum(inputs) + sum(outputs)
+    if slots > bound:
+        what = f"{slots} chunks in the buffers that its steps need"
+        raise refuse(document.file, document.line, "max_slots", bound, what)
     anything = {size: (None,) * size for size in set(outputs)}
     conditions = Custom(
         inputs, outputs, tuple(anything[size] for size in outputs), ((0, 0),) * sizes.ranks, specified=False
@@ -148,7 +150,8 @@ def _unspecified(sizes: Sizes) -> Collective:
 
 
 def placements(document: Document, dialect: names.Dialect) -> frozenset[Placement]:
-    """The placements that a file is for. Without outofplace the file is for the one that inplace says.
+    """The placements that a file is for. Without outofplace the file is for the one that inplace says, unless our
+    own attribute says that it is for both.
 
     Raises:
         FormatError: it says that it is for none.
@@ -157,6 +160,10 @@ def placements(document: Document, dialect: names.Dialect) -> frozenset[Placemen
     if "inplace" not in header:
         document.note("attribute inplace of <algo> is missing: taken as 0")
     flags = {Placement.IN: _flag(document, "inplace", 0)}
+    if "placements" in header:
+        if header["placements"] == names.BOTH_PLACEMENTS and dialect == "msccl":
+            return frozenset(Placement)
+        document.note("attribute placements of <algo> ignored, as the runtimes do")
     flags[Placement.OUT] = _flag(document, "outofplace", 1 - flags[Placement.IN])
     if not any(flags.values()):
         document.fail(line, f"inplace and outofplace are both 0: this {dialect} file is for no placement at all")

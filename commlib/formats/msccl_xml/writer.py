@@ -1,8 +1,9 @@
 """Writes MSCCL XML, in both dialects, laid out as msccl-tools writes it.
 
-One step per line; a step that waits for several others has nop steps before it, one dependence each; hasdep="1"
-stands exactly where something waits. The operands that belong to the other side of a message (dst of ``s``, src of
-``r`` and ``rcs``) are those of the step at the other end, where there is one; no reader needs them.
+One step per line; a step that waits for several others has nop steps before it, one dependence each. hasdep="1" stands
+where something waits, and on a ``re`` that the runtimes must not run as one with the next (see ``fusion``). The
+operands that belong to the other side of a message (dst of ``s``, src of ``r`` and ``rcs``) are those of the step at
+the other end, where there is one; no reader needs them.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from commlib.errors import FormatError
 from commlib.formats.files import write_atomic
 from commlib.formats.limits import DEFAULT_LIMITS
 from commlib.formats.msccl_xml import names
+from commlib.formats.msccl_xml.fusion import separators
 from commlib.formats.waits import without_nops
-from commlib.ir.algorithm import HAS_DESTINATION, HAS_SOURCE, NOTHING, RECEIVES, SENDS, Algorithm, Ints, Op
+from commlib.ir.algorithm import HAS_DESTINATION, HAS_SOURCE, NOTHING, Algorithm, Ints, Op
+from commlib.ir.links import links
 
 _UNWRITABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _ESCAPES = {'"': "&quot;", "\n": "&#10;", "\r": "&#13;", "\t": "&#9;"}
@@ -41,7 +44,7 @@ def write_xml(
     and origins in the file, when it is given what XML does not hold: the root, and the conditions of a custom
     collective (coll="custom"). So these are no losses, and rooted and custom collectives are written. Everything
     else that XML does not hold is an error. In the dialect ``msccl``, which has no attribute for it,
-    outofplace="1" is added for an Algorithm that is for both placements; that runtime ignores it.
+    placements="in out" is added for an Algorithm that is for both placements; that runtime ignores it.
     ``min_bytes`` and ``max_bytes`` bound the sizes a runtime uses the file for (executor: 0 is no upper bound).
 
     Raises:
@@ -104,8 +107,10 @@ def _header(algorithm: Algorithm, dialect: names.Dialect, low: int | None, high:
         "coll": _coll(algorithm.collective, dialect),
         "inplace": inside,
     }
-    if dialect == "executor" or (inside and outside):
+    if dialect == "executor":
         attributes["outofplace"] = outside
+    elif inside and outside:
+        attributes["placements"] = names.BOTH_PLACEMENTS
     attributes |= _byte_bounds(algorithm, dialect, low, high)
     return " ".join(f"{key}={quoteattr(str(value), _ESCAPES)}" for key, value in attributes.items())
 
@@ -145,10 +150,12 @@ def _step_lines(algorithm: Algorithm) -> list[list[str]]:
     lines_before = np.concatenate(([0], np.cumsum(np.maximum(waits, 1))))
     place = lines_before[1:] - 1 - lines_before[algorithm.tb_start[algorithm.step_threadblock]]
     block = algorithm.step_threadblock - algorithm.rank_start[algorithm.step_rank]
-    awaited = np.zeros(algorithm.step_count, dtype=np.int64)
-    awaited[algorithm.dep] = 1
+    released = np.zeros(algorithm.step_count, dtype=bool)
+    released[algorithm.dep] = True
+    released |= separators(algorithm, released)
     dep_block, dep_place = block[algorithm.dep].tolist(), place[algorithm.dep].tolist()
-    rows = zip(place.tolist(), _operands(algorithm), algorithm.count.tolist(), awaited.tolist(), strict=True)
+    flags = released.astype(np.int64).tolist()
+    rows = zip(place.tolist(), _operands(algorithm), algorithm.count.tolist(), flags, strict=True)
     bounds = algorithm.dep_start.tolist()
     return [
         list(_lines_of(row, list(zip(dep_block[first:end], dep_place[first:end], strict=True))))
@@ -157,11 +164,11 @@ def _step_lines(algorithm: Algorithm) -> list[list[str]]:
 
 
 def _lines_of(row: tuple[int, str, int, int], depends: list[tuple[int, int]]) -> Iterator[str]:
-    place, operands, count, awaited = row
+    place, operands, count, released = row
     for before, (block, step) in zip(range(len(depends) - 1, 0, -1), depends, strict=False):
         yield "      " + _NOP.format(place - before, block, step)
     block, step = depends[-1] if depends else (NOTHING, NOTHING)
-    yield f'      <step s="{place}" {operands} cnt="{count}" depid="{block}" deps="{step}" hasdep="{awaited}"/>'
+    yield f'      <step s="{place}" {operands} cnt="{count}" depid="{block}" deps="{step}" hasdep="{released}"/>'
 
 
 def _operands(algorithm: Algorithm) -> Iterator[str]:
@@ -188,7 +195,7 @@ def _both_ends(algorithm: Algorithm) -> tuple[Ints, Ints, Ints, Ints]:
     ):
         lacking = ~has[a.op]
         buffer[lacking], index[lacking] = other_buffer[lacking], other_index[lacking]
-    senders, receivers = _messages(a)
+    senders, receivers = links(a).messages()
     for ours, theirs, buffer, index, kind in (
         (senders, receivers, destination_buffer, destination_index, Op.SEND),
         (receivers, senders, source_buffer, source_index, None),
@@ -199,26 +206,3 @@ def _both_ends(algorithm: Algorithm) -> tuple[Ints, Ints, Ints, Ints]:
         buffer[ours] = np.where(first, a.destination_buffer[theirs], a.source_buffer[theirs])
         index[ours] = np.where(first, a.destination_index[theirs], a.source_index[theirs])
     return source_buffer, source_index, destination_buffer, destination_index
-
-
-def _messages(algorithm: Algorithm) -> tuple[Ints, Ints]:
-    """(sending step, receiving step) of each message: on a connection, the k-th send meets the k-th receive."""
-    a, block = algorithm, algorithm.step_threadblock
-    sends, receives = np.flatnonzero(SENDS[a.op]), np.flatnonzero(RECEIVES[a.op])
-    from_here = (a.step_rank[sends], a.tb_send[block[sends]], a.tb_channel[block[sends]])
-    to_here = (a.tb_recv[block[receives]], a.step_rank[receives], a.tb_channel[block[receives]])
-    sent, received = _ordinals(from_here), _ordinals(to_here)
-    at = dict(zip(received, receives.tolist(), strict=True))
-    pairs = [(step, at[key]) for key, step in zip(sent, sends.tolist(), strict=True) if key in at]
-    found = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-    return found[:, 0], found[:, 1]
-
-
-def _ordinals(connection: tuple[Ints, Ints, Ints]) -> list[tuple[int, int, int, int]]:
-    """(connection, how many messages came before on it) of each message."""
-    seen: dict[tuple[int, int, int], int] = {}
-    keys: list[tuple[int, int, int, int]] = []
-    for key in zip(*(column.tolist() for column in connection), strict=True):
-        seen[key] = seen.get(key, -1) + 1
-        keys.append((*key, seen[key]))
-    return keys
