@@ -75,3 +75,8 @@ def test_links_between_pages_exist():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_no_figure_is_left_open():
+    for page in PAGES:
+        assert not re.findall(r"^[A-Z_]{4,}$", page.read_text(), re.MULTILINE), page
