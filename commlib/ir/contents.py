@@ -4,7 +4,8 @@ Adding two contents is a dictionary look-up once their pair was seen. A multiset
 plane k is bit k of the number of times that contribution c is counted, so that a content in which nothing is counted
 twice is one plane, and a sum is a ripple-carry addition of planes. Where all contributions are of one chunk index,
 the common case, c is their rank; else it is the number that the table gave to (rank, index) when it first met it.
-No hashing of values is trusted: the ids are exact.
+Counts beyond ``MOST_PLANES`` bits, which only repeated doubling makes, are listed. No hashing of values is trusted:
+the ids are exact.
 
 A new content of n contributions, each counted less than 2 ** k times, takes k * n bits and as much work.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, zip_longest
+from itertools import accumulate, chain, zip_longest
 
 from commlib.collectives import Contribution
 
@@ -23,8 +24,12 @@ EMPTY = -1
 
 _MIXED = -1
 """In a key: the contributions are of several chunk indices."""
+_LISTED = -2
+"""In a key: some count has more than ``MOST_PLANES`` bits."""
+MOST_PLANES = 64
 _Key = tuple[int, ...]
-"""(chunk index or _MIXED, plane 0, plane 1, ...); the last plane is not 0. (_MIXED,) is the empty multiset."""
+"""(chunk index or _MIXED, plane 0, plane 1, ...); the last plane is not 0. (_MIXED,) is the empty multiset.
+Or (_LISTED, contribution number, count, contribution number, count, ...), by number."""
 
 
 class ContentTable:
@@ -80,6 +85,8 @@ class ContentTable:
         if content == EMPTY:
             return {}
         index, *planes = self._key(content)
+        if index == _LISTED:
+            return {self._contributions[c]: n for c, n in zip(planes[::2], planes[1::2], strict=True)}
         counts: Counter[int] = Counter()
         for k, plane in enumerate(planes):
             for bit in _bits(plane):
@@ -90,11 +97,19 @@ class ContentTable:
         one, other = self._key(left), self._key(right)
         if len(one) == 1 or len(other) == 1:
             return left if len(other) == 1 else right
+        if _LISTED in (one[0], other[0]):
+            return self._listed_sum(left, right)
         if one[0] != other[0]:
             one, other = self._as_mixed(left, one), self._as_mixed(right, other)
         if len(one) == len(other) == 2 and not one[1] & other[1]:
             return self._intern((one[0], one[1] | other[1]))
-        return self._intern((one[0], *_added(one[1:], other[1:])))
+        planes = tuple(_added(one[1:], other[1:]))
+        return self._listed_sum(left, right) if len(planes) > MOST_PLANES else self._intern((one[0], *planes))
+
+    def _listed_sum(self, left: int, right: int) -> int:
+        counts = Counter(self.counts(left)) + Counter(self.counts(right))
+        listed = sorted((self._number(c), n) for c, n in counts.items())
+        return self._intern((_LISTED, *chain.from_iterable(listed)))
 
     def _as_mixed(self, content: int, key: _Key) -> _Key:
         """The key's planes over contribution numbers."""

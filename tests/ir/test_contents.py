@@ -68,6 +68,24 @@ def test_counts_far_beyond_a_machine_word():
     assert table.counts(content) == {(0, 0): 2**200, (1, 1): 2**200 + 1}
 
 
+@pytest.mark.parametrize("one", [(0, 0), (1, 2)])
+@pytest.mark.parametrize("bits", [62, 63, 64, 65, 100])
+def test_large_counts_are_one_id_whichever_way_they_were_made(bits, one):
+    table = ContentTable([1])
+    content = start = table.add(table.initial(0, 0), table.initial(*one))
+    powers = [content]
+    for _ in range(bits):
+        content = table.add(content, content)
+        powers.append(content)
+    below = table.add(powers[-1], powers[-1])
+    other = start
+    for power in powers:
+        other = table.add(power, other)
+    assert other == below
+    assert table.counts(other) == Counter({c: n << (bits + 1) for c, n in Counter([(0, 0), one]).items()})
+    assert len({*powers, below}) == bits + 2
+
+
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_sums_of_many_indices_are_small(rounds):
     """2000 chunk indices of one rank, once or twice each: explicit multisets would take 250 MB."""
