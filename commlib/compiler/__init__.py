@@ -51,7 +51,7 @@ class CompileOptions:
 
 
 DEFAULT = CompileOptions()
-PATIENCE = 2
+PATIENCE = 1
 """How often only the fused instructions that were found not to fit are taken apart; see ``_wider``."""
 
 
