@@ -101,6 +101,13 @@ def _verdict(
     return None
 
 
+def differing(theirs: tuple[int, int, str], ours: tuple[int, int, str]) -> str:
+    """That two ranks, each given as (rank, call, its text), are in different calls."""
+    hidden = "; they differ in what the names do not show: the steps, tile_bytes, fifo_depth or sizes"
+    both = f"rank {theirs[0]} is in call {theirs[1]} ({theirs[2]}), rank {ours[0]} in call {ours[1]} ({ours[2]})"
+    return both + (hidden if theirs[1:] == ours[1:] else "")
+
+
 AFTER = "The process group cannot be used after this; make a new one."
 
 

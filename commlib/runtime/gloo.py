@@ -1,10 +1,14 @@
 """The gloo transport: messages over the point-to-point calls of a ``torch.distributed`` gloo group.
 
-Two facts of gloo shape it. A receive's Work is not completed by polling, only by ``wait``; and a ``wait`` that times
+Three facts of gloo shape it. A receive's Work is not completed by polling, only by ``wait``; and a ``wait`` that times
 out closes the connection for good. So there is one receiver thread per peer, which waits with a long deadline and
 sorts what comes into one queue per channel, and a launch receives exactly the frames that its plan foretells: no
 receive is left over between launches. A sender has credit for ``fifo_depth`` messages per connection beyond those
 that it was told were taken, and the receiver tells it only if the launch has more messages than that.
+
+And a message longer than the receive that it meets ends the process. So the first frame to each peer is of at most
+``FIRST_FRAME`` bytes, a hello if the first message is longer, and only when it has shown that the peer is in the same
+call does a rank post larger receives: gloo parks what no receive waits for. Within one call every frame is foretold.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from typing import Any
 import torch
 
 from commlib.errors import ExecutionError
-from commlib.runtime.cause import Cause, failure, loads_cause
+from commlib.runtime.cause import Cause, differing, failure, loads_cause
 from commlib.runtime.credit import Buffer, Incoming, Outgoing, Pool, Sent
 from commlib.runtime.monitor import STALLED_AFTER, Monitor
 from commlib.runtime.plan import RankPlan
@@ -31,7 +35,8 @@ from commlib.runtime.wire import HEADER_BYTES, Call, Header, Kind, read_header, 
 
 POSTED = 2
 """Receives posted ahead per peer: the next message then travels while this one is sorted."""
-SMALLEST_FRAME = 4096
+FIRST_FRAME = 4096
+"""The size of the receive for a peer's first frame in a call, and the least of the others."""
 NEVER_SENT = 1 << 29
 """A bit of the tag that no message has."""
 JOIN = 0.5
@@ -51,7 +56,7 @@ class GlooTransport:
 
     def open(self, call: Call, plan: RankPlan, itemsize: int, deadline: float) -> GlooEndpoint:
         """Begin a launch: post its receives."""
-        needed = max(SMALLEST_FRAME, HEADER_BYTES + plan.message_elements * itemsize)
+        needed = max(FIRST_FRAME, HEADER_BYTES + plan.message_elements * itemsize)
         return GlooEndpoint(self, call, plan, self.pool(1 << (needed - 1).bit_length()), deadline)
 
     def pool(self, size: int) -> Pool:
@@ -112,7 +117,8 @@ class GlooEndpoint:
         self._rank, self._monitor = transport.rank, transport.monitor
         self._out = [Outgoing(link, transport.fifo_depth) for link in plan.sends]
         self._in = [Incoming(link, transport.fifo_depth) for link in plan.receives]
-        self._credits: dict[int, list[Sent]] = {}
+        self._notes: dict[int, list[Sent]] = {}
+        self._greeted: set[int] = set()
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._trouble: Cause | None = None
         seconds = deadline - time.monotonic()
@@ -172,7 +178,7 @@ class GlooEndpoint:
 
     def release(self, _link: int, frame: Frame) -> None:
         """Give the frame back to the pool."""
-        self._pool.give(frame.keeper)
+        self._give(frame.keeper)
 
     def wait_any(self, deadline: float, waits: list[Wait]) -> None:
         """Wait for news from a peer's thread; when none comes for a while, ask the monitor."""
@@ -193,7 +199,7 @@ class GlooEndpoint:
         """All steps are done: wait until the peers have what they were sent. What went wrong, if anything did."""
         for peer, flush in self._flush.items():
             links = [sent for out in self._out if out.link.peer == peer for sent in out.sent]
-            flush.put(links + self._credits.get(peer, []))
+            flush.put(links + self._notes.get(peer, []))
         while self._unfinished and self._trouble is None:
             try:
                 self._bell.get(timeout=STALLED_AFTER)
@@ -204,7 +210,7 @@ class GlooEndpoint:
 
     def abort(self, cause: Cause) -> None:
         """Tell the peers that expect something of this rank why nothing more will come, and let the threads go."""
-        text = cause.dumps().encode()[: SMALLEST_FRAME - HEADER_BYTES]
+        text = cause.dumps().encode()[: FIRST_FRAME - HEADER_BYTES]
         peers = {out.link.peer for out in self._out if out.count < out.link.messages}
         peers |= {link.link.peer for link in self._in if link.returned < link.credit.frames}
         for peer in peers - {cause.rank}:
@@ -237,22 +243,38 @@ class GlooEndpoint:
             out.sent.popleft().finish(self._remaining())
             out.reaped += 1
 
+    def _give(self, buffer: Buffer) -> None:
+        self._transport.pool(len(buffer.array)).give(buffer)
+
     def _return_credit(self, incoming: Incoming) -> None:
         pool, link = self._transport.pool(HEADER_BYTES), incoming.link
         sent = self._send(link.peer, pool, pool.take(), Kind.CREDIT, link.channel, incoming.returned, 0)
         incoming.returned += 1
         if sent is not None:
-            self._credits.setdefault(link.peer, []).append(sent)
+            self._note(link.peer, sent)
 
     def _send(
         self, peer: int, pool: Pool, buffer: Buffer, kind: Kind, channel: int, message: int, size: int
     ) -> Sent | None:
         write_header(buffer.array, self._call, kind, channel, message, size)
         try:
+            self._greet(peer, HEADER_BYTES + size)
             return Sent(self._transport.send(peer, buffer, HEADER_BYTES + size), buffer, pool)
         except RuntimeError as error:
             self._fail(_gone(peer, self._rank, error))
             return None
+
+    def _greet(self, peer: int, size: int) -> None:
+        """Before a first frame that is too long for the peer's first receive: a hello."""
+        if peer not in self._greeted and size > FIRST_FRAME:
+            pool = self._transport.pool(HEADER_BYTES)
+            hello = pool.take()
+            write_header(hello.array, self._call, Kind.HELLO, 0, 0, 0)
+            self._note(peer, Sent(self._transport.send(peer, hello, HEADER_BYTES), hello, pool))
+        self._greeted.add(peer)
+
+    def _note(self, peer: int, sent: Sent) -> None:
+        self._notes.setdefault(peer, []).append(sent)
 
     def _differ(self, peer: int, sent: str, size: int, incoming: Incoming) -> None:
         text = (
@@ -277,37 +299,44 @@ class GlooEndpoint:
             self._fail(Cause("mismatch", peer, error.message, self._rank))
 
     def _receive_all(self, peer: int, frames: int) -> bool:
+        """Whether all frames came: first a small one alone, then, the peer being in this call, ``POSTED`` at a time."""
         posted: deque[tuple[Any, Buffer]] = deque()
-        for left in range(frames, 0, -1):
-            while len(posted) < min(POSTED, left):
-                buffer = self._pool.take()
+        pool, ahead, left = self._transport.pool(FIRST_FRAME), 1, frames
+        while left:
+            while len(posted) < min(ahead, left):
+                buffer = pool.take()
                 posted.append((self._transport.receive(peer, buffer), buffer))
             work, buffer = posted.popleft()
             work.wait(self._remaining())
-            if not self._sort(peer, buffer):
+            kind = self._sort(peer, buffer)
+            if kind is None:
                 return False
+            left -= kind is not Kind.HELLO
+            pool, ahead = self._pool, POSTED
         return True
 
-    def _sort(self, peer: int, buffer: Buffer) -> bool:
-        """Put a received frame where it belongs."""
+    def _sort(self, peer: int, buffer: Buffer) -> Kind | None:
+        """Put a received frame where it belongs; None if the launch has failed by it."""
         header = read_header(buffer.array)
         if header is not None and header.kind is Kind.ABORT:
             payload = buffer.array[HEADER_BYTES : HEADER_BYTES + header.size].tobytes()
             self._fail(_told(peer, payload, self._rank))
-            return False
+            return None
         if header is None or (header.call.number, header.call.fingerprint) != (
             self._call.number,
             self._call.fingerprint,
         ):
             self._fail(Cause("mismatch", peer, _other_call(peer, header, self._rank, self._call), self._rank))
-            return False
+            return None
         if header.kind is Kind.CREDIT:
             self._by_credit[peer, header.channel].granted += 1
-            self._pool.give(buffer)
+            self._give(buffer)
+        elif header.kind is Kind.HELLO:
+            self._give(buffer)
         else:
             self._by_channel[peer, header.channel].inbox.append((header, buffer))
         self._bell.put(None)
-        return True
+        return header.kind
 
     def _remaining(self) -> timedelta:
         return timedelta(seconds=max(0.1, self._deadline + GIVE_UP - time.monotonic()))
@@ -333,4 +362,4 @@ def _other_call(peer: int, header: Header | None, rank: int, call: Call) -> str:
     if header is None:
         return f"rank {peer} sent what is no frame of commlib"
     theirs, ours = header.call, call
-    return f"rank {peer} is in call {theirs.number} ({theirs.text}), rank {rank} in call {ours.number} ({ours.text})"
+    return differing((peer, theirs.number, theirs.text), (rank, ours.number, ours.text))

@@ -14,11 +14,12 @@ _FORM = struct.Struct("<4sBxxxIQQQ8s84s")
 
 
 class Kind(IntEnum):
-    """What a frame carries: a message, room for more messages, or the news that its sender has failed."""
+    """What a frame carries: a message, room for more messages, the news that its sender has failed, or nothing."""
 
     DATA = 0
     CREDIT = 1
     ABORT = 2
+    HELLO = 3
 
 
 @dataclass(frozen=True)
