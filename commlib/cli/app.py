@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -11,15 +12,18 @@ from typer.core import TyperGroup
 
 from commlib.cli.bench import bench_command
 from commlib.cli.compile import compile_command
-from commlib.cli.console import note, out
+from commlib.cli.console import out
 from commlib.cli.demo import demo_command
+from commlib.cli.failures import UsageError, output_needed, report, report_usage, wants_json
 from commlib.cli.library import algorithms_command
-from commlib.cli.options import JSON_WANTED
 from commlib.cli.plugins import load_plugin, plugin_names
 from commlib.cli.run import run_command
 from commlib.cli.show import show_command
 from commlib.cli.verify import verify_command
 from commlib.errors import CommlibError
+
+JSON_WANTED = "json"
+"""The key under which the context remembers that the output is for a program."""
 
 
 class Commands(TyperGroup):
@@ -41,15 +45,33 @@ class Commands(TyperGroup):
             return _broken(cmd_name, error)
         return None if plugin is None else typer.main.get_command(plugin)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the options before the command's name, and whether errors are to be JSON too."""
+        ctx.ensure_object(dict)[JSON_WANTED] = wants_json(args)
+        with _usage_told(ctx):
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command; report its typed errors."""
         try:
-            return super().invoke(ctx)
+            with _usage_told(ctx):
+                return super().invoke(ctx)
         except CommlibError as error:
             if ctx.params.get("debug"):
                 raise
-            report(error, bool(ctx.ensure_object(dict).get(JSON_WANTED)))
+            report(error, ctx.obj[JSON_WANTED])
             raise typer.Exit(1) from error
+
+
+@contextmanager
+def _usage_told(ctx: Any) -> Iterator[None]:
+    """Wrong usage is printed as JSON where that is wanted, before the parser ends the command with status 2."""
+    try:
+        yield
+    except UsageError as error:
+        if ctx.obj[JSON_WANTED]:
+            report_usage(error)
+        raise
 
 
 def _broken(name: str, error: CommlibError) -> Any:
@@ -61,15 +83,6 @@ def _broken(name: str, error: CommlibError) -> Any:
         raise error
 
     return typer.main.get_command(app)
-
-
-def report(error: CommlibError, as_json: bool) -> None:
-    """Print an error for a person on stderr and, when asked, for a program on stdout."""
-    note(f"commlib: {error.message}")
-    if as_json:
-        fields = {name: value for name, value in error.fields.items() if isinstance(value, str | int | float)}
-        described = {"kind": type(error).__name__, "message": error.message, **fields}
-        out(json.dumps({"ok": False, "findings": [], "error": described}, indent=2))
 
 
 def _show_version(wanted: bool) -> None:
@@ -116,4 +129,5 @@ def run() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    build_app()()
+    with output_needed():
+        build_app()()

@@ -19,9 +19,10 @@ def out(text: str = "") -> None:
 
 
 def note(text: str) -> None:
-    """A line on standard error."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    """A line on standard error, where that is open."""
+    if sys.stderr is not None:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 def out_json(value: Mapping[str, object]) -> None:

@@ -7,18 +7,6 @@ from typing import Annotated
 
 import typer
 
-from commlib.cli.sizes import parse_size
-
-JSON_WANTED = "json"
-"""The key under which the root context remembers that the output is for a program."""
-
-
-def remember_json(ctx: typer.Context, value: bool) -> bool:
-    """Option callback: also errors are then printed as JSON."""
-    if value:
-        ctx.find_root().ensure_object(dict)[JSON_WANTED] = True
-    return value
-
 
 def parse_parameters(texts: list[str]) -> dict[str, int]:
     """The parameters of repeated ``--param key=number`` options.
@@ -41,14 +29,7 @@ def parse_parameters(texts: list[str]) -> dict[str, int]:
     return found
 
 
-def parse_optional_size(text: str) -> int:
-    """A size option's parser; also accepts what was parsed already (a default)."""
-    return parse_size(str(text))
-
-
-JsonFlag = Annotated[
-    bool, typer.Option("--json", callback=remember_json, is_eager=True, help="Print JSON for programs to read.")
-]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for programs to read.")]
 AlgorithmFile = Annotated[
     Path, typer.Argument(metavar="FILE", help="A compiled algorithm: MSCCL XML, or commlib's .json or .txt.")
 ]
@@ -82,5 +63,7 @@ Parameters = Annotated[
     list[str] | None, typer.Option("--param", metavar="KEY=NUMBER", help="A parameter of the algorithm; repeatable.")
 ]
 Dtype = Annotated[str, typer.Option("--dtype", "-d", help="Element type, as torch names it.")]
-Operation = Annotated[str, typer.Option("--op", "-o", help="Reduction: sum, prod, min, max, avg, band, bor, bxor.")]
+Operation = Annotated[
+    str, typer.Option("--op", "-o", help="Reduction: sum, prod, min, max, avg, premul_sum, band, bor, bxor.")
+]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds that one call may take.")]

@@ -62,6 +62,21 @@ def command() -> Call:
     return call
 
 
+LOSSY = """
+def lossy(p):
+    p.chunk(0, "input").copy(1, "output", 0)
+    p.chunk(1, "input").copy(0, "output", 0)
+"""
+
+
+@pytest.fixture
+def lossy_py(tmp_path: Path) -> Path:
+    """A Python file with an exchange: as an allreduce on 2 ranks it loses each rank's own contribution."""
+    path = tmp_path / "lossy.py"
+    path.write_text(LOSSY)
+    return path
+
+
 @pytest.fixture
 def ring_py(tmp_path: Path) -> Path:
     """A Python file with a ring allreduce."""

@@ -1,6 +1,8 @@
 """The command as a whole: help, errors, exit statuses, plug-ins, what it loads."""
 
 import json
+import os
+import subprocess
 import sys
 from importlib.metadata import EntryPoint
 
@@ -78,6 +80,45 @@ def test_with_json_an_error_is_a_document_too(cli_json):
     assert document["findings"] == []
     assert document["error"]["kind"] == "FormatError"
     assert document["error"]["file"] == "nowhere.xml"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("verify", "a.xml", "--nonsense"), "No such option: --nonsense"),
+        (("nonsense",), "No such command 'nonsense'"),
+        (("--nonsense",), "No such option: --nonsense"),
+        (("verify", "a.xml", "--placement", "up"), "--placement is in or out, not 'up'"),
+    ],
+)
+def test_with_json_wrong_usage_is_a_document_too(cli_json, arguments, message):
+    status, document = cli_json(*arguments)
+    assert (status, document["ok"], document["findings"]) == (2, False, [])
+    assert document["error"]["kind"] == "UsageError"
+    assert message in document["error"]["message"]
+
+
+def shell(line, *arguments, **env):
+    """The command as a shell runs it, with ``line``'s redirections."""
+    words = ["sh", "-c", f'"$@" {line}', "sh", sys.executable, "-m", "commlib.cli", *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=60, env={**os.environ, **env})
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_standard_output_that_is_closed_or_full(saved, unbuffered):
+    path = saved("ring_allreduce", 2)
+    closed = shell(">&-", "show", path, PYTHONUNBUFFERED=unbuffered)
+    assert (closed.returncode, closed.stderr) == (1, "commlib: standard output is closed\n")
+    for arguments in (("show", path), ("--help",)):
+        full = shell(">/dev/full", *arguments, PYTHONUNBUFFERED=unbuffered)
+        assert (full.returncode, full.stderr) == (1, "commlib: standard output: No space left on device\n")
+
+
+def test_standard_error_that_is_closed(saved):
+    assert shell("2>&-", "verify", "nowhere.xml").returncode == 1
+    done = shell("2>&-", "verify", saved("ring_allreduce", 2))
+    assert (done.returncode, "proved" in done.stdout) == (0, True)
+    assert shell(">&- 2>&-", "algorithms").returncode == 1
 
 
 def test_the_console_entry_point_is_declared():

@@ -218,13 +218,9 @@ def test_refusals_of_names(cli, options, message):
     assert message in refused(cli("compile", *options))
 
 
-LOSSY = "def lossy(p):\n    p.chunk(0, 'input').copy(1, 'output', 0)\n    p.chunk(1, 'input').copy(0, 'output', 0)\n"
-
-
-def test_what_is_not_proved_is_not_written(cli, tmp_path):
-    program, path = tmp_path / "lossy.py", tmp_path / "lossy.xml"
-    program.write_text(LOSSY)
-    line = ("compile", program, "--collective", "allreduce", "-n", 2, "--placement", "out", "-o", path)
+def test_what_is_not_proved_is_not_written(cli, lossy_py, tmp_path):
+    path = tmp_path / "lossy.xml"
+    line = ("compile", lossy_py, "--collective", "allreduce", "-n", 2, "--placement", "out", "-o", path)
     message = refused(cli(*line))
     assert message.startswith("not proved, so nothing is written\n")
     assert "postcondition: rank 0 o[0]: the contribution of rank 0 i[0] is lost" in message
@@ -235,10 +231,21 @@ def test_what_is_not_proved_is_not_written(cli, tmp_path):
     assert load(path).step_count == 4
 
 
-def test_compiling_leaves_no_traces(command, tmp_path):
+def test_json_of_what_is_not_proved_has_the_findings(cli_json, lossy_py):
+    line = ("compile", lossy_py, "--collective", "allreduce", "-n", 2, "--placement", "out")
+    status, found = cli_json(*line)
+    assert (status, found["ok"]) == (1, False)
+    assert [(f["kind"], f["rank"], f["buffer"], f["chunk"]) for f in found["findings"]] == [
+        ("postcondition", 0, "output", 0),
+        ("postcondition", 1, "output", 0),
+    ]
+    assert found["error"] == {"kind": "VerificationError", "message": "not proved, so nothing is written"}
+
+
+def test_compiling_leaves_no_traces(command, lossy_py, tmp_path):
     (tmp_path / "helper.py").write_text("RANKS = 2\n")
-    program = tmp_path / "uses_helper.py"
-    program.write_text("import helper\nfrom commlib.collectives import allreduce\n" + LOSSY)
+    program = lossy_py.rename(tmp_path / "uses_helper.py")
+    program.write_text("import helper\nfrom commlib.collectives import allreduce\n" + program.read_text())
     done = command("compile", program, "--collective", "sendrecv", "-n", 2, "--placement", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["helper.py", "uses_helper.py"]

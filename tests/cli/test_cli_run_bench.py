@@ -55,6 +55,14 @@ def test_run_refuses_what_is_not_proved(cli, wrong_file):
     assert "not proved, so not run (--unsafe runs it all the same)" in result.stderr
 
 
+def test_json_of_a_refused_run_has_the_findings(cli_json, wrong_file):
+    status, found = cli_json("run", wrong_file, "--placement", "out")
+    assert (status, found["ok"]) == (1, False)
+    assert {(f["kind"], f["placement"]) for f in found["findings"]} == {("postcondition", "out")}
+    assert found["error"]["kind"] == "VerificationError"
+    assert found["error"]["message"] == "not proved, so not run (--unsafe runs it all the same)"
+
+
 def test_run_unsafe_reports_what_came_out(command, wrong_file):
     done = command("run", wrong_file, "--unsafe", "--size", "1K", "--json")
     assert done.returncode == 1
