@@ -1,9 +1,8 @@
-"""Why a launch failed, in a form that ranks tell each other, and how a stuck rank finds out from others' statuses."""
+"""Why a launch failed, and what a rank says of itself: both in a form that ranks tell each other."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
@@ -36,12 +35,18 @@ def loads_cause(text: str) -> Cause:
 
 @dataclass(frozen=True)
 class Status:
-    """What a rank last said of itself: a counter that grows while it lives, its call, and the peers it waits for."""
+    """What a rank last said of itself: a counter that grows while it lives, its call, and the peers it waits for.
+
+    ``call``, ``fingerprint`` and ``text`` are of its last call; ``process`` is for ``liveness``.
+    """
 
     beat: int = 0
     call: int = 0
     state: State = "idle"
     waits_for: tuple[int, ...] = field(default=())
+    fingerprint: str = ""
+    text: str = ""
+    process: str = ""
 
     def dumps(self) -> str:
         """As JSON."""
@@ -51,54 +56,8 @@ class Status:
 def loads_status(text: str) -> Status:
     """The status that ``Status.dumps`` wrote."""
     found = json.loads(text)
-    return Status(int(found["beat"]), int(found["call"]), found["state"], tuple(map(int, found["waits_for"])))
-
-
-@dataclass(frozen=True)
-class Patience:
-    """When a stuck rank judges: a peer that shows no life for ``grace`` seconds is stopped; ``late``: time is up, so
-    that a peer that has not come to the call is absent."""
-
-    grace: float
-    late: bool
-
-
-def diagnose(
-    me: int, mine: Status, statuses: Mapping[int, Status | None], silent: Mapping[int, float], patience: Patience
-) -> Cause | None:
-    """Follow who waits for whom from this rank to one that does not wait but is stopped, gone or absent.
-
-    ``silent[r]`` is for how many seconds rank r has shown no life. None: nothing found (yet).
-    """
-    queue, seen = list(mine.waits_for), {me}
-    while queue:
-        rank = queue.pop(0)
-        if rank in seen:
-            continue
-        seen.add(rank)
-        status = statuses.get(rank)
-        text = _verdict(rank, status, silent.get(rank, 0.0), mine.call, patience)
-        if text is not None:
-            return Cause(text[0], rank, text[1], me)
-        if status is not None and status.state == "running":
-            queue.extend(status.waits_for)
-    return None
-
-
-def _verdict(
-    rank: int, status: Status | None, silent: float, call: int, patience: Patience
-) -> tuple[CauseKind, str] | None:
-    if status is not None and status.state == "closed" and (status.call < call or patience.late):
-        return "absent", f"rank {rank} closed its communicator after call {status.call}"
-    if status is not None and silent >= patience.grace:
-        return "stopped", f"rank {rank} stopped: it has shown no sign of life for {silent:.1f} s"
-    if not patience.late:
-        return None
-    if status is None:
-        return "absent", f"rank {rank} never came: it has no communicator on this group"
-    if status.state == "idle" and status.call < call:
-        return "absent", f"rank {rank} never came to call {call}: it is alive, and its last call was {status.call}"
-    return None
+    said = (str(found[name]) for name in ("fingerprint", "text", "process"))
+    return Status(int(found["beat"]), int(found["call"]), found["state"], tuple(map(int, found["waits_for"])), *said)
 
 
 def differing(theirs: tuple[int, int, str], ours: tuple[int, int, str]) -> str:

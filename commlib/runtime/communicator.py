@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import time
 import weakref
 from collections.abc import Sequence
@@ -22,8 +23,9 @@ from commlib.runtime.cause import AFTER, Cause
 from commlib.runtime.engine import Hook, execute
 from commlib.runtime.gloo import GlooEndpoint, GlooTransport
 from commlib.runtime.kernels import Array, Kernels
+from commlib.runtime.launcher import hosts_store
 from commlib.runtime.layout import ChunkLayout, plan_layout
-from commlib.runtime.monitor import Monitor
+from commlib.runtime.monitor import Monitor, beat_for
 from commlib.runtime.plan import RankPlan, plan_rank
 from commlib.runtime.tensors import dtype_name, kernels_for
 from commlib.runtime.wire import Call
@@ -101,7 +103,8 @@ class Communicator:
         self._state = _State()
         number = _communicators.get(self._group.group_name, 0)
         _communicators[self._group.group_name] = number + 1
-        self._monitor = Monitor(_keys(self._group, f"commlib/{number}"), self.rank, self.ranks)
+        keys = _keys(self._group, f"commlib/{number}")
+        self._monitor = Monitor(keys, self.rank, self.ranks, beat_for(timeout), host=_store_host(self._group))
         self._transport = GlooTransport(self._group, _FIRST_TAG + number, fifo_depth, self._monitor)
         self._finalizer = weakref.finalize(self, _close, self._monitor, self._transport)
 
@@ -220,7 +223,7 @@ class Communicator:
         state.calls += 1
         call = Call(state.calls, launch.fingerprint, launch.text)
         deadline = time.monotonic() + timeout
-        self._monitor.enter(call.number, timeout)
+        self._monitor.enter(call, timeout)
         endpoint = self._transport.open(call, launch.plan, launch.kernels.itemsize, deadline)
         buffers = {**binding.buffers(), Buffer.SCRATCH: launch.scratch}
         try:
@@ -260,6 +263,15 @@ def _keys(group: Any, prefix: str) -> Any:
     with contextlib.suppress(AttributeError, RuntimeError):
         store = store.clone()
     return dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
+
+
+def _store_host(group: Any) -> int | None:
+    """The rank that hosts the group's store; None if torchrun or our launcher does, or a process outside the group."""
+    if hosts_store() or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return None
+    with contextlib.suppress(ValueError):
+        return dist.get_group_rank(group, 0)
+    return None
 
 
 def _close(monitor: Monitor, transport: GlooTransport) -> None:

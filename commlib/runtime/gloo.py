@@ -122,7 +122,8 @@ class GlooEndpoint:
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._trouble: Cause | None = None
         seconds = deadline - time.monotonic()
-        self._late, self._overdue = (deadline - min(cap, part * seconds) for cap, part in ((1.0, 0.25), (0.3, 0.1)))
+        self._late, self._overdue = (deadline - min(cap, part * seconds) for cap, part in ((1.0, 0.35), (0.3, 0.15)))
+        self._stalled_after = min(STALLED_AFTER, seconds / 10)
         self._by_channel = {(link.link.peer, link.link.channel): link for link in self._in}
         self._by_credit = {(link.link.peer, link.link.channel): link for link in self._out}
         self._flush: dict[int, queue.SimpleQueue[list[Sent]]] = {}
@@ -184,7 +185,7 @@ class GlooEndpoint:
         """Wait for news from a peer's thread; when none comes for a while, ask the monitor."""
         while self._trouble is None:
             try:
-                self._bell.get(timeout=STALLED_AFTER)
+                self._bell.get(timeout=self._stalled_after)
             except queue.Empty:
                 self._stall(deadline, waits)
                 continue
@@ -202,7 +203,7 @@ class GlooEndpoint:
             flush.put(links + self._notes.get(peer, []))
         while self._unfinished and self._trouble is None:
             try:
-                self._bell.get(timeout=STALLED_AFTER)
+                self._bell.get(timeout=self._stalled_after)
             except queue.Empty:
                 waits_for = tuple(self._unfinished)
                 self._ask(waits_for, deadline)

@@ -28,6 +28,13 @@ from commlib.runtime.packing import describe_error, pack, read_packed, rebuild_e
 
 _PR_SET_PDEATHSIG = 1
 Function = Callable[..., Any]
+_ours: set[int] = set()
+"""The process id of this process, if it is a rank that ``launch`` made (a fork of it is not)."""
+
+
+def hosts_store() -> bool:
+    """Whether the launcher hosts the store of this process's group."""
+    return os.getpid() in _ours
 
 
 @dataclass(frozen=True)
@@ -155,6 +162,7 @@ def _be_rank(
         torch.set_num_threads(1)
         limit = timedelta(seconds=timeout)
         store = dist.TCPStore("127.0.0.1", port, None, False, limit)  # type: ignore[attr-defined]
+        _ours.add(os.getpid())
         dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks, timeout=limit)
         answer = {"value": function(rank, *args)}
     except BaseException as error:

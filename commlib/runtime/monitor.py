@@ -12,14 +12,22 @@ import time
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from commlib.runtime.cause import Cause, Patience, Status, diagnose, loads_cause, loads_status
+from commlib.runtime.cause import Cause, State, Status, loads_cause, loads_status
+from commlib.runtime.diagnosis import Patience, Sighting, diagnose
+from commlib.runtime.liveness import condition, this_process
+from commlib.runtime.wire import Call
 
 STALLED_AFTER = 0.2
-"""Seconds without progress after which a rank counts as stuck and begins to ask."""
+"""Seconds without progress after which a rank counts as stuck and begins to ask; less if the timeout is short."""
 
 
 BEAT = 0.5
-"""Seconds between signs of life."""
+"""Seconds between signs of life; less if the timeout is short."""
+
+
+def beat_for(timeout: float) -> float:
+    """Seconds between signs of life for calls that may take ``timeout`` seconds."""
+    return min(BEAT, timeout / 10)
 
 
 JOIN = 1.0
@@ -48,16 +56,21 @@ class Store(Protocol):
 
 @dataclass
 class Monitor:
-    """Signs of life every ``beat`` seconds; after ``grace`` without them a rank counts as stopped."""
+    """Signs of life every ``beat`` seconds; after ``grace`` without them a rank's process is looked at.
+
+    ``host`` is the rank that hosts the store, if a rank does: once it is gone the store is not touched again.
+    """
 
     store: Store | None
     rank: int
     ranks: int
     beat: float = BEAT
     grace: float = 9.0
+    far: float = 21.0
+    host: int | None = None
 
     def __post_init__(self) -> None:
-        self._status = Status()
+        self._status = Status(process=this_process())
         self._beats = 0
         self._stuck = False
         self._late = False
@@ -66,7 +79,9 @@ class Monitor:
         self._published = threading.Event()
         self._wake = threading.Event()
         self._closed = False
-        self._heard: dict[int, tuple[int, float]] = {}
+        self._mute = False
+        self._heard: dict[int, _Heard] = {}
+        self._host_process = ""
         self._answered = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="commlib-monitor", daemon=True)
         if self.store is not None:
@@ -77,30 +92,38 @@ class Monitor:
         """The root cause that some rank published, as far as this rank knows."""
         return self._cause
 
-    def enter(self, call: int, timeout: float) -> None:
+    def enter(self, call: Call, timeout: float) -> None:
         """This rank begins a call."""
-        self.grace = max(0.3 * timeout, 3 * BEAT)
-        self._status = Status(0, call, "running")
+        self.beat = beat_for(timeout)
+        self.grace, self.far = max(0.3 * timeout, 3 * self.beat), 0.7 * timeout
+        process = self._status.process
+        self._status = Status(0, call.number, "running", (), call.fingerprint.hex(), call.text, process)
 
     def leave(self) -> None:
         """This rank has finished its call."""
         self._stuck = self._late = False
-        self._status = Status(0, self._status.call, "idle")
+        self._say("idle")
+
+    def _say(self, state: State, waits_for: tuple[int, ...] = ()) -> None:
+        self._status = replace(self._status, state=state, waits_for=waits_for)
 
     def stalled(self, waits_for: tuple[int, ...], late: bool) -> Cause | None:
         """This rank makes no progress: say whom it waits for, and learn why if that is known."""
-        self._status = Status(0, self._status.call, "running", waits_for)
-        self._late = late
+        self._say("running", waits_for)
         if not self._stuck:
-            self._stuck = True
-            self._heard.clear()
+            self._heard = {}
+            self._answered = time.monotonic()
+        if not self._stuck or late != self._late:
+            self._stuck, self._late = True, late
             self._wake.set()
         return self._cause or self._store_silent()
 
     def _store_silent(self) -> Cause | None:
-        """A store that has not answered for ``grace`` seconds: the process that hosts it is stopped."""
+        """A store that does not answer: the process that hosts it is stopped."""
         silent = time.monotonic() - self._answered
         if self.store is None or not self._thread.is_alive() or silent < self.grace:
+            return None
+        if silent < self.far and condition(self._host_process) != "stopped":
             return None
         host = "rank 0, unless a launcher hosts it, has stopped"
         return Cause("stopped", 0, f"the group's store has not answered for {silent:.1f} s: {host}", self.rank)
@@ -109,22 +132,24 @@ class Monitor:
         """This rank makes progress again."""
         if self._stuck:
             self._stuck = self._late = False
-            self._status = Status(0, self._status.call, "running")
+            self._say("running")
 
-    def report(self, cause: Cause, patience: float = 0.5) -> Cause:
+    def report(self, cause: Cause) -> Cause:
         """Publish a cause; the one that was published first is the result (ours, if the store does not answer)."""
-        self._status = Status(0, self._status.call, "failed")
+        self._say("failed")
+        if self.host is not None and (cause.kind, cause.rank) == ("gone", self.host):
+            self._mute, self._cause = True, self._cause or cause  # the store is gone too, and c10d would print stacks
         if self.store is None or self._cause is not None:
             return self._cause or cause
         self._own = cause
         self._wake.set()
         if self._thread.is_alive() and time.monotonic() - self._answered < 3 * BEAT:
-            self._published.wait(patience)
+            self._published.wait(self.beat)
         return self._cause or cause
 
     def close(self) -> None:
         """Say good-bye and end the thread."""
-        self._status = Status(0, self._status.call, "closed")
+        self._say("closed")
         self._closed = True
         self._wake.set()
         if self._thread.is_alive():
@@ -134,7 +159,7 @@ class Monitor:
         store = self.store
         if store is None:
             return
-        while True:
+        while not self._mute:
             closing = self._closed
             try:
                 self._turn(store)
@@ -164,20 +189,33 @@ class Monitor:
         if store.check(["cause"]):
             self._cause = loads_cause(store.get("cause").decode())
             return
+        if self.host is not None and not self._host_process:
+            host = self._ask(store, self.host, {})
+            self._host_process = "" if host is None else host.status.process
         if not self._stuck:
             return
-        statuses = {rank: self._ask(store, rank) for rank in range(self.ranks) if rank != self.rank}
-        now = time.monotonic()
-        silent = {rank: now - self._heard[rank][1] for rank, status in statuses.items() if status is not None}
-        found = diagnose(self.rank, self._status, statuses, silent, Patience(self.grace, self._late))
-        if found is not None and self._stuck:
+        heard = self._heard
+        sightings = {rank: self._ask(store, rank, heard) for rank in range(self.ranks) if rank != self.rank}
+        found = diagnose(self.rank, self._status, sightings, Patience(self.grace, self.far, self._late))
+        if found is not None and self._stuck and heard is self._heard:
             self._publish(store, found)
 
-    def _ask(self, store: Store, rank: int) -> Status | None:
-        key = f"status/{rank}"
+    def _ask(self, store: Store, rank: int, heard: dict[int, _Heard]) -> Sighting | None:
+        key, now = f"status/{rank}", time.monotonic()
         if not store.check([key]):
             return None
         status = loads_status(store.get(key).decode())
-        if rank not in self._heard or self._heard[rank][0] != status.beat:
-            self._heard[rank] = (status.beat, time.monotonic())
-        return status
+        if rank not in heard or heard[rank].beat != status.beat:
+            heard[rank] = _Heard(status.beat, now, rank in heard)
+        silent = now - heard[rank].since
+        process = condition(status.process) if silent >= self.grace else None
+        return Sighting(status, silent, heard[rank].fresh, process)
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """The last beat heard of a rank, when it was new, and whether it was not the first."""
+
+    beat: int
+    since: float
+    fresh: bool

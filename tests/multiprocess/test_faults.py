@@ -131,6 +131,47 @@ def test_a_slow_rank_is_waited_for() -> None:
     assert launch(_slow, 4, timeout=30) == [32.0] * 4
 
 
+def _holds_the_lock(rank: int) -> float:
+    """Rank 1 computes in Python for longer than 0.3 of the timeout, and shows no sign of life meanwhile."""
+    comm = Communicator(timeout=6)
+    comm.run(ring_allreduce(4), torch.ones(8))
+    if rank == 1:
+        held = sys.getswitchinterval()
+        sys.setswitchinterval(30.0)
+        end = time.monotonic() + 3.0
+        while time.monotonic() < end:
+            pass
+        sys.setswitchinterval(held)
+    return float(comm.run(ring_allreduce(4), torch.ones(8), in_place=False).sum())
+
+
+def test_a_rank_that_holds_pythons_lock_is_waited_for() -> None:
+    assert launch(_holds_the_lock, 4, timeout=30) == [32.0] * 4
+
+
+def _in_a_second(rank: int, action: str) -> list[Any]:
+    comm, ring = Communicator(timeout=1), ring_allreduce(4)
+    comm.run(ring, torch.ones(8))
+    if rank == 2:
+        if action == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(1.5)
+        return []
+    start = time.monotonic()
+    with pytest.raises(ExecutionError) as caught:
+        comm.run(ring, torch.ones(8))
+    return [str(caught.value), time.monotonic() - start]
+
+
+@pytest.mark.parametrize(("action", "wanted"), [("stop", "rank 2 stopped"), ("absent", "rank 2 never came to call 2")])
+def test_short_timeouts_end_in_time_and_name_the_rank(action: str, wanted: str) -> None:
+    for outcome in launch_outcomes(_in_a_second, 4, (action,), timeout=20):
+        if outcome.rank != 2:
+            text, seconds = outcome.value
+            assert wanted in text
+            assert seconds < 1.0
+
+
 def _raising(rank: int) -> str:
     comm = Communicator(timeout=5, hook=FaultScript(rank, (Fault(1, 2, "raise"),)))
     with pytest.raises(ExecutionError) as caught:

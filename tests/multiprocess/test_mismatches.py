@@ -60,3 +60,15 @@ def test_tiles_that_differ_are_a_mismatch() -> None:
         assert "rank 1 in call 1" in text or "rank 1 is in call 1" in text
         assert "differ in what the names do not show: the steps, tile_bytes, fifo_depth or sizes" in text
         assert seconds < 3
+
+
+def _algorithms(rank: int, odd: int) -> list[object]:
+    return _run("tree" if rank == odd else "ring", 100)
+
+
+@pytest.mark.parametrize("odd", [0, 2])
+def test_algorithms_that_differ_are_a_mismatch_even_where_no_message_meets(odd: int) -> None:
+    for text, seconds in launch(_algorithms, RANKS, (odd,), 30):
+        assert f"rank {odd} is in call 1 (binomial_tree_allreduce" in text or f"rank {odd} in call 1 (binomial" in text
+        assert "in call 1 (ring_allreduce float32 sum 100 in)" in text
+        assert seconds < 3
