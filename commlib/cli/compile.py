@@ -10,7 +10,7 @@ import typer
 from commlib.cli.console import out, out_json
 from commlib.cli.options import JsonFlag, Parameters, Root, Unsafe, parse_parameters
 from commlib.cli.pyfile import Request, trace_of_file
-from commlib.cli.sizes import parse_size
+from commlib.cli.sizes import format_size, parse_size
 from commlib.cli.sources import is_file, library_entry, parse_conditions
 from commlib.cli.summary import print_summary, proof_line, summary_json
 from commlib.errors import FormatError, SpecError, VerificationError
@@ -91,6 +91,7 @@ def compile_command(
         parse_parameters(param or []),
         {name: value for name, value in settings.items() if value is not None},
     )
+    _check_bounds(min_bytes, max_bytes)
     algorithm, report = compiled(_trace(source, request), fuse, fifo_depth)
     if not (report.proved >= algorithm.placements) and not unsafe:
         raise VerificationError(f"not proved, so nothing is written\n{report.text()}", findings=report.findings)
@@ -99,15 +100,26 @@ def compile_command(
     _tell(algorithm, report, output, as_json)
 
 
+def _check_bounds(smallest: int | None, largest: int | None) -> None:
+    """Refuses a range of message sizes that is empty; a largest of 0 means no limit in some dialects."""
+    if smallest is not None and largest and smallest > largest:
+        message = f"--min-bytes {format_size(smallest)} is more than --max-bytes {format_size(largest)}"
+        raise typer.BadParameter(message)
+
+
 def compiled(trace: Trace, fuse: bool = True, fifo_depth: int | None = None) -> tuple[Algorithm, Report]:
     """The trace compiled, and the verifier's verdict on the placements that it is meant for.
 
     Raises:
-        CompileError: the trace cannot be compiled as asked.
+        CompileError: the trace cannot be compiled as asked. SpecError: its protocol is not one of the field's.
     """
     from commlib.compiler import CompileOptions, compile_trace
+    from commlib.formats.msccl_xml.names import PROTOCOLS
     from commlib.verify import FIFO_DEPTH, verify
 
+    if trace.protocol not in PROTOCOLS:
+        known = ", ".join(PROTOCOLS)
+        raise SpecError(f"no protocol is called {trace.protocol!r}; there are {known}", protocol=trace.protocol)
     algorithm = compile_trace(trace, CompileOptions(fuse=fuse, fifo_depth=fifo_depth or 1))
     placements = sorted(algorithm.placements, key=lambda placement: placement.value)
     return algorithm, verify(algorithm, placements, fifo_depth or FIFO_DEPTH)

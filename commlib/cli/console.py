@@ -30,6 +30,11 @@ def out_json(value: Mapping[str, object]) -> None:
     out(json.dumps(value, indent=2))
 
 
+def counted(number: int, singular: str, plural: str = "") -> str:
+    """ "1 step", "2 steps"; ``plural`` where it does not end in a mere s."""
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"
+
+
 def verdict(good: bool, text: str) -> str:
     """The text in green or red when standard output is a terminal, plain otherwise."""
     return typer.style(text, fg="green" if good else "red") if sys.stdout.isatty() else text

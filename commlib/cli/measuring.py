@@ -92,7 +92,9 @@ def measure_all(
     from commlib.runtime import measure
 
     every = {placement for _, placements, _ in plan for placement in placements}
-    table = NcclTable([p is Placement.IN for p in _out_of_place_first(tuple(every))], launch.peers, quiet=quiet)
+    in_place = [p is Placement.IN for p in _out_of_place_first(tuple(every))]
+    op = launch.op if any(algorithm.collective.reduces for algorithm, _, _ in plan) else "none"
+    table = NcclTable(in_place, launch.peers, quiet, launch.dtype, op)
     for algorithm in dict.fromkeys(algorithm for algorithm, _, _ in plan if not algorithm.collective.specified):
         note(f"commlib: {algorithm.name} has no postcondition (see --collective): its results are not checked")
     table.begin()

@@ -28,12 +28,15 @@ class NcclTable:
     """Prints the table line by line as rows come in; a line is due when all its ``placements`` have come.
 
     ``in_place`` lists the placements measured per size (False: out of place). ``peers`` get a time and a bus
-    bandwidth per placement to the right of nccl-tests' own columns. A quiet table only collects its rows.
+    bandwidth per placement to the right of nccl-tests' own columns. The columns of the type and of the reduction are
+    as wide as nccl-tests has them, or wider for a longer ``dtype`` or ``op``. A quiet table only collects its rows.
     """
 
     in_place: Sequence[bool]
     peers: Sequence[str] = ()
     quiet: bool = False
+    dtype: str = "float32"
+    op: str = "sum"
     rows: list[Row] = field(default_factory=list)
     _pending: dict[bool, Row] = field(default_factory=dict)
 
@@ -59,6 +62,11 @@ class NcclTable:
             self._print([self._line(self._pending)])
             self._pending = {}
 
+    @property
+    def _widths(self) -> tuple[int, int]:
+        """Of the columns of the type and of the reduction."""
+        return max(8, len(_short(self.dtype))), max(6, len(self.op))
+
     def _print(self, lines: Iterable[str]) -> None:
         for line in () if self.quiet else lines:
             out(line)
@@ -75,7 +83,7 @@ class NcclTable:
 
     def header(self) -> Iterator[str]:
         """The three header lines."""
-        lead = "# {:>10}  {:>12}  {:>8}  {:>6}  {:>6}"
+        lead = f"# {{:>10}}  {{:>12}}  {{:>{self._widths[0]}}}  {{:>{self._widths[1]}}}  {{:>6}}"
         columns = "  {:>7}  {:>6}  {:>6}  {:>6}"
         yield "#"
         yield lead.format(*[""] * 5) + _TITLES + self._peer_titles()
@@ -105,10 +113,14 @@ class NcclTable:
 
     def _line(self, rows: Mapping[bool, Row]) -> str:
         row = next(iter(rows.values()))
-        kind = NCCL_TYPES.get(row.dtype, row.dtype)
-        line = f"{row.size:12d}  {row.count:12d}  {kind:>8}  {row.op:>6}  {row.root:6d}"
+        of_kind, of_op = self._widths
+        line = f"{row.size:12d}  {row.count:12d}  {_short(row.dtype):>{of_kind}}  {row.op:>{of_op}}  {row.root:6d}"
         line += "".join(_body(rows.get(in_place)) for in_place in (False, True))
         return line + "".join(_peer_body(rows.get(place), peer) for peer in self.peers for place in (False, True))
+
+
+def _short(dtype: str) -> str:
+    return NCCL_TYPES.get(dtype, dtype)
 
 
 def _body(row: Row | None) -> str:

@@ -64,6 +64,8 @@ def trace_of_file(path: Path, request: Request) -> Trace:
 def _execute(path: Path) -> ModuleType:
     loader = SourceFileLoader(_MODULE, str(path))
     spec = spec_from_file_location(_MODULE, path, loader=loader)
+    if path.is_dir():
+        raise ProgramError(f"{path}: a directory, not a Python file", file=str(path))
     if spec is None or not path.is_file():
         raise ProgramError(f"{path}: there is no such file", file=str(path))
     module = sys.modules[_MODULE] = module_from_spec(spec)

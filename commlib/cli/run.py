@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from commlib.cli.console import out_json
+from commlib.cli.console import counted, out_json
+from commlib.cli.feasible import check_launch
 from commlib.cli.measuring import Launch, measure_all, runnable, title
 from commlib.cli.options import (
     Conditions,
@@ -51,16 +52,18 @@ def run_command(
 ) -> None:
     """Run an algorithm on processes, and check it.
 
-    The processes are on this machine, over gloo; every element of every result is checked. Runs the placements that
-    are proved, or with --placement that one. What is not proved is refused; with --unsafe it runs, and the table says
-    how many elements came out wrong. Exit status 1 if any did.
+    The processes are on this machine, over gloo. Of each row of the table, every element of the first and of the last
+    result is checked. Runs the placements that are proved, or with --placement that one. What is not proved is
+    refused; with --unsafe it runs, and the table says how many elements came out wrong. Exit status 1 if any did.
     """
     sizes = parse_sizes(size or ["1M"])
     asked = parse_placement(placement)
     algorithm = resolve(name, ranks, root, collective, parse_parameters(param or []))
-    placements = runnable(algorithm, asked, unsafe)
     launch = Launch(dtype, op, iterations, min(1, iterations - 1), timeout)
-    title([f"commlib run {algorithm.name}: {algorithm.collective}, {algorithm.ranks} processes over gloo"], as_json)
+    check_launch(algorithm.collective, launch, sizes)
+    placements = runnable(algorithm, asked, unsafe)
+    processes = counted(algorithm.ranks, "process", "processes")
+    title([f"commlib run {algorithm.name}: {algorithm.collective}, {processes} over gloo"], as_json)
     table = measure_all([(algorithm, placements, sizes)], launch, quiet=as_json)
     if as_json:
         out_json({"ok": table.wrong == 0, "rows": [row.as_json() for row in table.rows]})

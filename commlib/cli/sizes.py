@@ -1,4 +1,4 @@
-"""Message sizes on the command line, written as nccl-tests has them: 512, 64K, 1.5M, 2G (powers of 1024)."""
+"""Message sizes on the command line, written as nccl-tests has them: 512, 64K, 1.5M, 2G, 1T (powers of 1024)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 
 import typer
 
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-_SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([KMG]?)B?", re.IGNORECASE)
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([KMGT]?)B?", re.IGNORECASE)
 MAX_BYTES = 1 << 40
 
 
@@ -16,14 +16,16 @@ def parse_size(text: str) -> int:
     """The number of bytes that ``text`` means, rounded down.
 
     Raises:
-        typer.BadParameter: not a size, or beyond 1024G.
+        typer.BadParameter: not a size, or beyond 1T.
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
-        raise typer.BadParameter(f"{text!r} is not a size; write bytes, or a number with K, M or G such as 64K or 1.5M")
+        raise typer.BadParameter(
+            f"{text!r} is not a size; write bytes, or a number with K, M, G or T such as 64K or 1.5M"
+        )
     size = int(float(match[1]) * _UNITS[match[2].upper()])
     if size > MAX_BYTES:
-        raise typer.BadParameter(f"{text!r} is more than 1024G")
+        raise typer.BadParameter(f"{text!r} is more than 1T")
     return size
 
 
@@ -34,7 +36,7 @@ def parse_sizes(texts: list[str]) -> list[int]:
 
 def format_size(size: int) -> str:
     """A short form that ``parse_size`` reads back: 1536 -> "1536", 65536 -> "64K"."""
-    for unit in ("G", "M", "K"):
+    for unit in ("T", "G", "M", "K"):
         if size and size % _UNITS[unit] == 0:
             return f"{size // _UNITS[unit]}{unit}"
     return str(size)

@@ -42,14 +42,18 @@ def load_algorithm(path: Path, conditions: str | None = None, root: int | None =
     """The algorithm in a file, with the conditions and root that the user gives.
 
     Raises:
-        FormatError: a Python file (which only compile executes), or not a file that can be read.
+        FormatError: a Python file (which only compile executes), not a file that can be read, or one without its root.
     """
     from commlib.formats import load
 
     if path.suffix.lower() == ".py":
         message = f"{path}: a program, not a compiled algorithm; run commlib compile {path} -o FILE.xml first"
         raise FormatError(message, file=str(path))
-    return load(path, parse_conditions(conditions), root)
+    try:
+        return load(path, parse_conditions(conditions), root)
+    except FormatError as error:
+        message = error.message.replace("pass root=RANK", "give it with --root RANK")  # the advice of the Python API
+        raise type(error)(message, **error.fields) from error
 
 
 def parse_conditions(text: str | None) -> Collective | str | None:

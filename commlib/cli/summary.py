@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from commlib.cli.console import out
+from commlib.cli.console import counted, out
 
 if TYPE_CHECKING:
     from commlib.ir.algorithm import Algorithm
@@ -48,18 +48,19 @@ def summary_lines(algorithm: Algorithm) -> Iterator[str]:
     from commlib.ir.stats import statistics
 
     stats = statistics(algorithm)
-    path = "none (messages do not match)" if stats.critical_path is None else f"{stats.critical_path} messages"
+    path = "none (messages do not match)" if stats.critical_path is None else counted(stats.critical_path, "message")
     most, scratch = stats.max_chunks_sent, max(algorithm.scratch_chunks, default=0)
+    longest, moved = counted(stats.longest_threadblock, "step"), counted(stats.chunks_moved, "chunk")
     yield f"{algorithm.name}: {algorithm.collective}"
     yield f"  meant for      {placement_words(sorted(p.value for p in algorithm.placements))}"
     yield f"  protocol       {algorithm.protocol}"
     yield f"  steps          {stats.steps}"
-    yield f"  threadblocks   {stats.threadblocks} (the longest has {stats.longest_threadblock} steps)"
+    yield f"  threadblocks   {stats.threadblocks} (the longest has {longest})"
     yield f"  channels       {stats.channels}"
-    yield f"  messages       {stats.messages} ({stats.chunks_moved} chunks; {most} from the rank that sends most)"
+    yield f"  messages       {stats.messages} ({moved}; {most} from the rank that sends most)"
     yield f"  critical path  {path}"
     if scratch:
-        yield f"  scratch        {scratch} chunks on the rank that has most"
+        yield f"  scratch        {counted(scratch, 'chunk')} on the rank that has most"
 
 
 def print_summary(algorithm: Algorithm) -> None:

@@ -107,6 +107,24 @@ def test_xml_options(cli, tmp_path):
     )
 
 
+def test_bounds_that_hold_no_size(cli, tmp_path):
+    path = tmp_path / "x.xml"
+    result = cli("compile", "ring_allreduce", "-n", 2, "-o", path, "--min-bytes", "5K", "--max-bytes", "1K")
+    assert (result.exit_code, path.exists()) == (2, False)
+    assert "--min-bytes 5K is more than --max-bytes 1K" in result.stderr
+
+
+def test_a_directory_is_not_a_program(cli, tmp_path):
+    assert refused(cli("compile", tmp_path)) == f"{tmp_path}: a directory, not a Python file\n"
+
+
+def test_counts_of_one(cli):
+    lines = cli("compile", "binomial_broadcast", "-n", 2).stdout.splitlines()
+    assert "  threadblocks   3 (the longest has 1 step)" in lines
+    assert "  messages       1 (1 chunk; 1 from the rank that sends most)" in lines
+    assert "  critical path  1 message" in lines
+
+
 def test_without_output_nothing_is_written(cli):
     result = cli("compile", "ring_allreduce", "-n", 2)
     assert "nothing written: no --output" in result.stdout
@@ -206,6 +224,7 @@ def test_options_that_a_recorded_program_fixes(cli, ring_py):
         (("ring_allreduce",), "on how many ranks? Give --ranks N"),
         (("ring_allreduce", "-n", 2, "--chunks", 3), "fixes its own chunks"),
         (("ring_allreduce", "-n", 2, "--collective", "allgather"), "no allgather algorithm is called 'ring_allreduce'"),
+        (("ring_allreduce", "-n", 2, "--protocol", "foo"), "no protocol is called 'foo'; there are Simple, LL, LL128"),
         (("ring_allreduce", "-n", 2, "--param", "nodes=2"), "no parameter 'nodes'"),
         (("ring_allreduce", "-n", 2, "--param", "instances=2"), "no parameter 'instances'"),
         (("hierarchical_allreduce", "-n", 5), "multiple of nodes=2"),

@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+from commlib.algorithms import find
+from commlib.cli.bench import CHOICE
 from commlib.formats import load
 
 ROW = {"collective", "algorithm", "ranks", "size", "dtype", "op", "in_place", "time_us", "algbw", "busbw", "wrong"}
@@ -201,13 +203,36 @@ def test_bench_json(command):
 
 
 def test_bench_chooses_for_small_and_for_large_messages(command):
-    line = ("bench", "broadcast", "-n", 3, "-b", "32K", "-e", "128K", "-i", "96K", "--root", 2, "--json")
+    line = ("bench", "allreduce", "-n", 3, "-b", "32K", "-e", "128K", "-i", "96K", "--json")
     done = command(*line, "--iterations", 1, "--warmup", 0, "--placement", "in")
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
-    assert [(row["size"], row["root"], row["in_place"]) for row in rows] == [(32_768, 2, True), (131_072, 2, True)]
-    assert rows[0]["algorithm"] == "binomial_broadcast"
-    assert rows[1]["algorithm"] != "binomial_broadcast"
+    assert [(row["size"], row["in_place"]) for row in rows] == [(32_768, True), (131_072, True)]
+    assert [row["algorithm"] for row in rows] == ["allpairs_one_shot_allreduce", "ring_allreduce"]
+
+
+def test_bench_names_once_what_it_chose_for_both(command):
+    line = ("bench", "broadcast", "-n", 2, "-b", "64K", "-e", "128K", "--root", 1, "--placement", "in")
+    done = command(*line, "--iterations", 1, "--warmup", 0)
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"^# (\S+ to \S+): (\S+) over gloo", done.stdout, re.MULTILINE) == [
+        ("64K to 128K", "binomial_broadcast")
+    ]
+    assert [(row[0], row[4]) for row in table_rows(done.stdout)] == [("65536", "1"), ("131072", "1")]
+
+
+def test_bench_measures_each_size_once(command):
+    line = ("bench", "alltoall", "-n", 2, "-b", 0, "-e", 16, "--iterations", 1, "--warmup", 0)
+    done = command(*line)
+    assert done.returncode == 0, done.stderr
+    rows = table_rows(done.stdout)
+    assert [(row[0], row[1]) for row in rows] == [("0", "0"), ("8", "1"), ("16", "2")]
+    assert all(len(row) == 13 for row in rows)  # the choice for alltoall is proved in both placements
+
+
+def test_every_choice_of_bench_is_in_the_library():
+    for (collective, _), name in CHOICE.items():
+        assert find(name).collective == collective
 
 
 def test_bench_a_file(command, saved):

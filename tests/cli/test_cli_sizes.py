@@ -22,20 +22,26 @@ from commlib.cli.sizes import format_size, parse_size, parse_sizes, sweep
         ("100B", 100),
         (".5K", 512),
         ("1.2", 1),
+        ("1T", 1 << 40),
+        ("1024G", 1 << 40),
     ],
 )
 def test_sizes_mean_powers_of_1024(text, size):
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "K", "-1", "1T", "1e6", "nan", "1 2", "0x10", "9999G"])
+@pytest.mark.parametrize("text", ["", "K", "-1", "2T", "1P", "1e6", "nan", "1 2", "0x10", "9999G"])
 def test_what_is_no_size_is_refused(text):
-    with pytest.raises(typer.BadParameter, match=r"is not a size|more than 1024G"):
+    with pytest.raises(typer.BadParameter, match=r"is not a size|more than 1T"):
         parse_size(text)
 
 
 def test_lists_of_sizes():
     assert parse_sizes(["1K,2K", "3"]) == [1024, 2048, 3]
+
+
+def test_the_short_form_takes_the_largest_unit():
+    assert [format_size(size) for size in (0, 1536, 1 << 16, 1 << 30, 1 << 40)] == ["0", "1536", "64K", "1G", "1T"]
 
 
 @given(st.integers(0, 1 << 40))

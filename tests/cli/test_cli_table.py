@@ -105,6 +105,16 @@ def test_peers_have_time_and_busbw_per_placement(capsys):
     assert "gloo oop" in next(line for line in table.header() if "out-of-place" in line)
 
 
+def test_long_names_of_types_and_reductions_widen_their_columns(capsys):
+    table = NcclTable([False], dtype="complex128", op="premul_sum")
+    table.add(Row(dtype="complex128", op="premul_sum"))
+    line = capsys.readouterr().out.rstrip("\n")
+    assert line.startswith("     1048576        262144  complex128  premul_sum      -1  1234.57")
+    lead, titles, _ = list(table.header())[1:]
+    assert titles.startswith("#       size         count        type       redop    root     time")
+    assert lead.index("out-of-place") == HEADER[1].index("out-of-place") + 6
+
+
 def test_names_of_types_and_an_unchecked_row(capsys):
     table = NcclTable([False])
     for size, dtype in enumerate(("float16", "float64", "bfloat16", "int8")):
