@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commlib.cli.console import out_json
+from commlib.cli.console import counted, out_json
 from commlib.cli.feasible import check_launch, distinct_sizes
 from commlib.cli.measuring import Launch, measure_all, runnable, title
 from commlib.cli.options import (
@@ -152,7 +152,9 @@ def _best(collective: str, ranks: int, good_for: str) -> str:
 
     fitting = {entry.full_name: entry.good_for for entry in algorithms(collective) if entry.supports(ranks)}
     if not fitting:
-        raise SpecError(f"the library has no {collective} for {ranks} ranks", collective=collective, ranks=ranks)
+        raise SpecError(
+            f"the library has no {collective} for {counted(ranks, 'rank')}", collective=collective, ranks=ranks
+        )
     chosen = CHOICE.get((collective, good_for))
     return min(fitting, key=lambda name: (name != chosen, good_for not in fitting[name]))
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from commlib.cli.console import counted
 from commlib.cli.measuring import Launch, torch_type
 from commlib.cli.sizes import format_size
 from commlib.errors import ExecutionError, SpecError
@@ -37,8 +38,9 @@ def check_launch(collective: Collective, launch: Launch, sizes: Iterable[int]) -
     needed = memory_needed(collective, size, DTYPES[name].itemsize)
     if available is not None and needed > available:
         raise ExecutionError(
-            f"size {format_size(size)} on {collective.ranks} ranks takes at least {needed / 2**30:.1f} GiB of memory, "
-            f"of which {available / 2**30:.1f} GiB are available; give a smaller size",
+            f"size {format_size(size)} on {counted(collective.ranks, 'rank')} takes at least "
+            f"{needed / 2**30:.1f} GiB of memory, of which {available / 2**30:.1f} GiB are available; "
+            "give a smaller size",
             size=size,
             needed=needed,
             available=available,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from commlib.cli.console import counted
 from commlib.errors import FormatError, SpecError
 
 if TYPE_CHECKING:
@@ -131,6 +132,8 @@ def resolve(
         raise SpecError(f"{name} is compiled; parameters are for library algorithms", file=name)
     algorithm = load_algorithm(Path(name), conditions, root)
     if ranks is not None and ranks != algorithm.ranks:
-        message = f"{name} is for {algorithm.ranks} ranks, not {ranks}; leave -n out, or give -n {algorithm.ranks}"
+        message = (
+            f"{name} is for {counted(algorithm.ranks, 'rank')}, not {ranks}; leave -n out, or give -n {algorithm.ranks}"
+        )
         raise SpecError(message, file=name, ranks=ranks)
     return algorithm
