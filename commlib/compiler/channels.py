@@ -3,7 +3,8 @@
 A threadblock has one channel, one receive peer and one send peer. So the messages that fused instructions tie
 together share a channel, and on one channel of one rank a receive peer that is fused with one send peer cannot be
 fused with another. Chains of tied messages are taken in trace order and get the lowest channel of their lane that
-fits (lane l of W tries l, l + W, ...), or the user's. Threadblock hints tie messages too.
+fits (lane l of W tries l, l + W, ...), or the user's. Where none fits, a long chain opens a channel, and a short one
+gives up the fused steps that do not fit. Threadblock hints tie messages too.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ from commlib.ir.graph import InstructionGraph
 MAX_CHANNELS = 1 << 16
 WORTH_A_CHANNEL = 4
 """A chain with fewer fused steps than this never opens a channel."""
-_FUSED_KEY = 1 << 40
+FUSED_KEY = 1 << 40
+"""Threadblock keys from here on are pairs of peers, below are the user's threadblock numbers."""
 
 
 @dataclass
 class Connections:
     """Who owns the ends of connections, by (rank, channel, peer): a threadblock key.
 
-    A key is a user's threadblock number, or ``_FUSED_KEY`` plus the pair of peers that fusion ties together.
+    A key is a user's threadblock number, or ``FUSED_KEY`` plus the pair of peers that fusion ties together.
     Connections that nothing constrains are absent.
     """
 
@@ -61,7 +63,8 @@ class Channels:
         trace = graph.trace
         key = _keys(graph)
         if trace.column("channel").max(initial=NOTHING) >= MAX_CHANNELS:
-            raise CompileError(f"{trace.name}: hinted channels must stay below {MAX_CHANNELS} on every lane")
+            sender = graph.message_ends()[0][int(np.argmax(trace.column("channel")))]
+            raise _contradiction(graph, int(sender), f"channels must stay below {MAX_CHANNELS} on every lane")
         group = _groups(graph)
         owners = Connections(trace.collective.ranks)
         hint = trace.column("channel")
@@ -95,7 +98,7 @@ def _keys(graph: InstructionGraph) -> Ints:
     """Per instruction the threadblock key that it demands, or NOTHING."""
     hinted = hinted_threadblock(graph)
     fused = (graph.recv != NOTHING) & (graph.send != NOTHING)
-    pair = _FUSED_KEY + graph.recv_peer * graph.trace.collective.ranks + graph.send_peer
+    pair = FUSED_KEY + graph.recv_peer * graph.trace.collective.ranks + graph.send_peer
     return np.where(hinted != NOTHING, hinted, np.where(fused, pair, NOTHING))
 
 
@@ -190,7 +193,7 @@ def _choose(graph: InstructionGraph, chain: list[Need], lane: int, opened: int, 
     would lose more than half of its fusion is worth a channel. The user's threadblocks must fit.
     """
     step = graph.trace.lanes
-    if any(need[4] < _FUSED_KEY for need in chain):
+    if any(need[4] < FUSED_KEY for need in chain):
         choice = _choose_for_hints(graph, chain, lane, owners)
     else:
         candidates = range(lane, lane + opened * step, step)
@@ -219,12 +222,12 @@ def _fewest_misfits(found: Iterable[tuple[int, list[Need]]]) -> tuple[int, list[
 
 def _choose_for_hints(graph: InstructionGraph, chain: list[Need], lane: int, owners: Connections) -> _Choice:
     """The lowest channel of the lane where the user's threadblocks of a chain fit."""
-    alone = _misfits([need for need in chain if need[4] < _FUSED_KEY], 0, Connections(owners.ranks))
+    alone = _misfits([need for need in chain if need[4] < FUSED_KEY], 0, Connections(owners.ranks))
     if alone:
         raise _contradiction(graph, alone[0][0], "another hinted threadblock has the same peer")
     for channel in range(lane, MAX_CHANNELS, graph.trace.lanes):
-        misfits = _misfits(sorted(chain, key=lambda need: need[4] >= _FUSED_KEY), channel, owners)
-        if all(need[4] >= _FUSED_KEY for need in misfits):
+        misfits = _misfits(sorted(chain, key=lambda need: need[4] >= FUSED_KEY), channel, owners)
+        if all(need[4] >= FUSED_KEY for need in misfits):
             return _Choice(channel, [need[0] for need in misfits])
     raise CompileError(f"{graph.trace.name} needs more than {MAX_CHANNELS} channels")
 
@@ -244,7 +247,7 @@ def _misfits(chain: list[Need], channel: int, owners: Connections) -> list[Need]
 def _claim_forced(graph: InstructionGraph, demanded: list[tuple[Need, int]], owners: Connections) -> list[int]:
     """Claim the channels that hints demand, the user's own threadblocks before the fused ones, which may give way."""
     refused = []
-    for need, channel in sorted(demanded, key=lambda pair: pair[0][4] >= _FUSED_KEY):
+    for need, channel in sorted(demanded, key=lambda pair: pair[0][4] >= FUSED_KEY):
         if not _conflicts(need, channel, owners):
             _claim(need, channel, owners)
         elif graph.recv[need[0]] != NOTHING and graph.send[need[0]] != NOTHING:
@@ -274,7 +277,7 @@ def _contradiction(graph: InstructionGraph, row: int, why: str) -> CompileError:
     t = int(graph.operation[row])
     file, line = trace.files[int(trace.column("file")[t])], int(trace.column("line")[t])
     return CompileError(
-        f"{file}:{line}: the hints of this operation contradict others: {why}",
+        f"{file}:{line}: the hints of this operation cannot be kept: {why}",
         file=file,
         line=line,
         rank=int(graph.rank[row]),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from commlib.compiler.accesses import Accesses
-from commlib.compiler.channels import MAX_CHANNELS, Connections, hinted_threadblock
+from commlib.compiler.channels import FUSED_KEY, MAX_CHANNELS, Connections, hinted_threadblock
 from commlib.ir.algorithm import NOTHING, Ints, Op
 from commlib.ir.graph import InstructionGraph
 
@@ -54,7 +54,7 @@ def _remote_blocks(graph: InstructionGraph, owners: Connections) -> tuple[Ints, 
         code = (graph.rank[rows] * MAX_CHANNELS + graph.channel[rows]) * graph.trace.collective.ranks + peer[rows]
         distinct, inverse = np.unique(code, return_inverse=True)
         keys = np.array([owned.get(c, NOTHING) for c in distinct.tolist()], dtype=np.int64)[inverse]
-        kind[rows] = np.where(keys == NOTHING, which, np.where(keys >= 1 << 40, _OWNED, _HINTED))
+        kind[rows] = np.where(keys == NOTHING, which, np.where(keys >= FUSED_KEY, _OWNED, _HINTED))
         detail[rows] = np.where(keys == NOTHING, peer[rows], keys)
     return kind, detail
 

@@ -253,6 +253,15 @@ def test_contradicting_hints_name_the_line(first, second, message):
     assert error.value.fields["file"] == __file__
 
 
+def test_too_many_channels_name_the_line():
+    def program(p: Program) -> None:
+        p.chunk(0, "input").copy(1, "output", channel=4095)
+
+    trace = record(program, custom("t", [1, 0], [0, 1], {}), placement="out", instances=70_000)
+    with pytest.raises(CompileError, match=rf"{__file__}:\d+: .* channels must stay below 65536 on every lane"):
+        compile_trace(trace)
+
+
 def test_options_are_checked():
     trace = record(ring, allreduce(2, 2))
     with pytest.raises(CompileError, match="at least one slot"):
