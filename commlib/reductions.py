@@ -1,7 +1,8 @@
 """Reductions: how contributions are prepared, combined in pairs, and finished.
 
 A reduction is (prepare each contribution, combine two, finish the output). Only *combine* happens inside an
-Algorithm; ``avg`` is ``sum`` with a finish and ``premul_sum`` is ``sum`` with a prepare, as in NCCL.
+Algorithm; ``avg`` is ``sum`` with a finish and ``premul_sum`` is ``sum`` with a prepare, as in NCCL, which defines both
+on integers too.
 The flags say which rewrites a pass may do: chunk reordering needs associative and commutative, replication into
 instances needs elementwise, the transpose of a program needs linear.
 """
@@ -28,7 +29,7 @@ Combine = Literal["sum", "prod", "min", "max", "band", "bor", "bxor"]
 _ARITHMETIC = frozenset({DtypeKind.FLOAT, DtypeKind.INTEGER, DtypeKind.COMPLEX, DtypeKind.BOOL})
 _ORDERED = frozenset({DtypeKind.FLOAT, DtypeKind.INTEGER, DtypeKind.BOOL})
 _BITS = frozenset({DtypeKind.INTEGER, DtypeKind.BOOL})
-_SCALED = frozenset({DtypeKind.FLOAT, DtypeKind.COMPLEX})
+_SCALED = frozenset({DtypeKind.FLOAT, DtypeKind.INTEGER, DtypeKind.COMPLEX})
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Reduction:
     """One reduction operator.
 
     ``combine`` is what an Algorithm's reduce steps do to two elements. ``prepare == "scale"`` multiplies each
-    contribution by a factor before it is combined; ``finish == "divide"`` divides the output by the number of ranks.
+    contribution by a factor before it is combined; ``finish == "divide"`` divides the output by the number of ranks
+    (integers truncate toward zero; a sum that overflows has wrapped before).
     """
 
     name: str

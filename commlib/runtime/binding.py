@@ -15,7 +15,7 @@ from commlib.collectives import Buffer, Collective, Placement
 from commlib.errors import SpecError
 from commlib.runtime.engine import Buffers
 from commlib.runtime.layout import ChunkLayout
-from commlib.runtime.tensors import check_tensor, flat, is_plain, plain
+from commlib.runtime.tensors import check_tensor, check_writable, divide, flat, is_plain, plain, scale
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,15 @@ def classify(
     """Find out what a call means: in place when there is no output or it lies where in place puts it.
 
     Raises:
-        SpecError: no tensor at all, not CPU tensors, or an output that overlaps the input in another way.
+        SpecError: no tensor at all, not CPU tensors, an output whose elements share memory, or one that overlaps the
+            input in another way.
     """
     for tensor, what in ((given, "input"), (output, "output")):
         if tensor is not None:
             check_tensor(tensor, what)
+    target = given if output is None and in_place is not False else output
+    if target is not None:
+        check_writable(target, "output")
     if in_place is False or (given is None and output is not None):
         return Tensors(Placement.OUT, given, output, None)
     if given is None:
@@ -139,7 +143,7 @@ class Binding:
         elif done.data_ptr() != target.data_ptr():
             target.copy_(done)
         if divide_by is not None:
-            target.div_(divide_by)
+            divide(target, divide_by)
         if self._copy_back is not None:
             user, line = self._copy_back
             user.copy_(line.view(user.shape))
@@ -157,7 +161,7 @@ class Binding:
                 self._refuse(tensor, buffer, sizes[buffer])
         source, target = plain(given).view(-1), self._line(output, keeps=False)
         if self.factor is not None:
-            source = source * self.factor
+            source = scale(source, self.factor)
         working = {Buffer.INPUT: source, Buffer.OUTPUT: target}
         if layout.padded:
             slots = layout.collective.output_chunks(rank)
@@ -177,7 +181,8 @@ class Binding:
         line = user
         if self.factor is not None:
             line = user.clone()
-            line[starts[0] : starts[0] + sizes[0]] *= self.factor
+            mine = line[starts[0] : starts[0] + sizes[0]]
+            mine.copy_(scale(mine, self.factor))
         parts = [line[start : start + size] for start, size in zip(starts[:2], sizes, strict=True)]
         if layout.padded:
             parts = self._pad_span(parts[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import threading
 import time
 import weakref
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from commlib.collectives import Buffer, Placement
-from commlib.errors import PeerFailedError, SpecError
+from commlib.errors import ExecutionError, PeerFailedError, SpecError
 from commlib.ir.algorithm import Algorithm
 from commlib.reductions import Reduction, reduction
 from commlib.runtime.binding import Binding, Tensors, classify, shard_elements
@@ -33,6 +34,8 @@ from commlib.verify import require
 
 TILE_BYTES = 4 << 20
 """Larger tiles mean fewer messages: on few cores each costs more in wake-ups than pipelining gains (measured)."""
+LONGEST = 1e6
+"""The longest timeout in seconds: what clocks and gloo's milliseconds take."""
 _FIRST_TAG = 0x0C0B1000
 _PLANS_KEPT = 64
 _communicators: dict[str, int] = {}
@@ -75,7 +78,8 @@ class Communicator:
     """Runs algorithms on a group's processes, one rank each.
 
     Making one does not communicate, but all ranks of a group make their communicators in the same order. Ranks are
-    those of the group. Calls are made in the same order by all ranks; there is no barrier between them.
+    those of the group. Calls are made in the same order by all ranks; there is no barrier between them. A
+    communicator runs one call at a time: threads that call at once each need one of their own.
 
     Args:
         group: an initialised gloo group (default: the world); any subgroup will do.
@@ -86,7 +90,7 @@ class Communicator:
         hook: called before each step with (threadblock, step, tile); for tests.
 
     Raises:
-        SpecError: the group has no gloo, or this process is not in it.
+        SpecError: the group has no gloo, this process is not in it, or a number is out of range.
     """
 
     def __init__(
@@ -99,7 +103,10 @@ class Communicator:
     ) -> None:
         self._group = _checked(group)
         self.rank, self.ranks = self._group.rank(), self._group.size()
-        self.timeout, self.fifo_depth, self.tile_bytes, self.hook = timeout, fifo_depth, tile_bytes, hook
+        self.timeout, self.fifo_depth, self.tile_bytes, self.hook = _seconds(timeout), fifo_depth, tile_bytes, hook
+        if fifo_depth < 1 or tile_bytes < 1:
+            raise SpecError(f"fifo_depth ({fifo_depth}) and tile_bytes ({tile_bytes}) are at least 1")
+        self._busy = threading.Lock()
         self._state = _State()
         number = _communicators.get(self._group.group_name, 0)
         _communicators[self._group.group_name] = number + 1
@@ -145,7 +152,7 @@ class Communicator:
             factor: of premul_sum, for this rank's contribution.
             sizes: of alltoallv: ``sizes[s][d]`` elements go from rank s to rank d.
             elements: the size of a shard, where the tensors do not say.
-            timeout: seconds for this call.
+            timeout: seconds for this call, if not the communicator's.
             unsafe: run an algorithm that is not proved in this placement.
 
         Returns:
@@ -154,18 +161,37 @@ class Communicator:
         Raises:
             VerificationError: the algorithm is not proved in this placement.
             SpecError: tensors, op and algorithm do not fit.
-            ExecutionError: the run failed; the group cannot be used after that.
+            ExecutionError: the run failed, and the group cannot be used after that; or another thread is in a call,
+                which goes on unharmed.
         """
+        if not self._busy.acquire(blocking=False):
+            raise ExecutionError(f"rank {self.rank}: another call is running on this communicator", rank=self.rank)
+        try:
+            seconds = self.timeout if timeout is None else _seconds(timeout)
+            return self._run(algorithm, (input, output, in_place), op, factor, (elements, sizes), seconds, unsafe)
+        finally:
+            self._busy.release()
+
+    def _run(
+        self,
+        algorithm: Algorithm,
+        given: tuple[torch.Tensor | None, torch.Tensor | None, bool | None],
+        op: str,
+        factor: complex,
+        size: tuple[int | None, Sequence[Sequence[int]] | None],
+        timeout: float,
+        unsafe: bool,
+    ) -> torch.Tensor:
         self._refuse_if_failed()
         self._refuse_other_size(algorithm)
         reduce = reduction(op) if algorithm.collective.reduces or not algorithm.collective.specified else None
-        tensors = classify(algorithm.collective, self.rank, input, output, in_place)
+        tensors = classify(algorithm.collective, self.rank, *given)
         if not unsafe:
             self._require(algorithm, tensors.placement)
-        launch = self._launch(algorithm, tensors, reduce, elements, sizes)
+        launch = self._launch(algorithm, tensors, reduce, *size)
         scale = factor if reduce is not None and reduce.prepare == "scale" else None
         binding = Binding(launch.layout, self.rank, tensors, scale)
-        self._execute(launch, binding, timeout or self.timeout)
+        self._execute(launch, binding, timeout)
         return binding.finish(self.ranks if reduce is not None and reduce.finish == "divide" else None)
 
     def _refuse_if_failed(self) -> None:
@@ -179,6 +205,8 @@ class Communicator:
             )
 
     def _refuse_other_size(self, algorithm: Algorithm) -> None:
+        if not isinstance(algorithm, Algorithm):
+            raise SpecError(f"the algorithm is a {type(algorithm).__name__}, not a compiled Algorithm")
         if algorithm.ranks != self.ranks:
             raise SpecError(f"{algorithm.name} is for {algorithm.ranks} ranks, the group has {self.ranks}")
 
@@ -244,6 +272,12 @@ class Communicator:
             cause = self._monitor.report(Cause("failed", self.rank, f"rank {self.rank} failed: {error}", self.rank))
         self._state.failed = cause.text
         endpoint.abort(cause)
+
+
+def _seconds(timeout: float) -> float:
+    if isinstance(timeout, (int, float)) and 0 < timeout <= LONGEST:
+        return float(timeout)
+    raise SpecError(f"a timeout is a number of seconds above 0 and at most {LONGEST:.0f}, not {timeout!r}")
 
 
 def _checked(group: Any) -> Any:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from commlib.collectives import Buffer, Collective, Placement
 from commlib.reductions import DtypeKind, reduction
-from commlib.runtime.kernels import NUMPY_COMBINES
+from commlib.runtime.kernels import NUMPY_COMBINES, truncated
 from commlib.runtime.layout import ChunkLayout, Sizes
 
 Array = npt.NDArray[Any]
@@ -74,7 +74,10 @@ class Case:
         total = reduce(combine, parts)
         if rule.prepare == "scale":
             total = total * FACTOR
-        return total / self.collective.ranks if rule.finish == "divide" else total
+        if rule.finish != "divide":
+            return total
+        ranks = self.collective.ranks
+        return truncated(total, ranks) if self.kind is DtypeKind.INTEGER else np.asarray(total / ranks)
 
     @cached_property
     def _inputs(self) -> list[Array]:

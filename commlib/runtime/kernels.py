@@ -37,12 +37,21 @@ NUMPY_COMBINES: dict[Combine, Callable[..., Any]] = {
 }
 
 
+def truncated(array: Array, divisor: int) -> Array:
+    """An integer array divided by a positive number, each quotient truncated toward zero; 64 bits wide."""
+    if array.dtype.kind == "u":
+        return array.astype(np.uint64) // np.uint64(divisor)
+    wide = array.astype(np.int64)
+    return wide // divisor + ((wide < 0) & (wide % divisor != 0))
+
+
 def numpy_kernels(dtype: np.dtype[Any], combine: Combine) -> Kernels:
     """Kernels on numpy arrays of one element type."""
     function = NUMPY_COMBINES[combine]
 
     def combine_into(left: Array, right: Array, out: Array) -> None:
-        function(left, right, out=out)
+        with np.errstate(all="ignore"):  # overflow to infinity is the sum's right result, no news
+            function(left, right, out=out)
 
     return Kernels(
         dtype.itemsize,

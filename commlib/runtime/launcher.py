@@ -170,7 +170,7 @@ def _be_rank(
     try:
         data = pack(answer)
     except TypeError as error:
-        data = pack({"error": describe_error(error)})
+        data = pack({"error": describe_error(error.with_traceback(None))})
     with os.fdopen(report, "wb") as stream:
         stream.write(data)
 
@@ -195,9 +195,9 @@ def _read(child: _Child) -> RankOutcome:
     try:
         answer = read_packed(child.results)
     except EOFError:
-        return RankOutcome(child.rank, None, _died(child), _signal_of(child))
+        return _died(child)
     if "error" in answer:
-        return RankOutcome(child.rank, None, rebuild_error(answer["error"]))
+        return RankOutcome(child.rank, None, rebuild_error(answer["error"], child.rank))
     return RankOutcome(child.rank, answer["value"])
 
 
@@ -210,15 +210,17 @@ def _look(child: _Child) -> None:
         child.stopped = found.si_code in (os.CLD_STOPPED, os.CLD_TRAPPED)
 
 
-def _signal_of(child: _Child) -> int | None:
-    """The signal that ended a child, which is reaped here."""
+def _died(child: _Child) -> RankOutcome:
+    """What ended a child that said nothing; it is reaped here."""
     _, status = os.waitpid(child.pid, 0)
     child.reaped = True
-    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
-
-
-def _died(child: _Child) -> ExecutionError:
-    return ExecutionError(f"rank {child.rank} died without a result", rank=child.rank)
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        how = f"rank {child.rank} died without a result, with exit status {code}"
+        return RankOutcome(child.rank, None, ExecutionError(how, rank=child.rank, status=code))
+    name = next((known.name for known in signal.Signals if known == -code), f"signal {-code}")
+    how = f"rank {child.rank} died without a result, killed by {name}"
+    return RankOutcome(child.rank, None, ExecutionError(how, rank=child.rank, signal=-code), -code)
 
 
 def _unfinished(child: _Child, timeout: float) -> RankOutcome:

@@ -179,26 +179,39 @@ class _Measurement:
             self.output = self.span[begin : begin + outputs]
         else:
             self.input, self.output = self.values.clone(), torch.zeros(outputs, dtype=self.dtype)
-        self.input.copy_(self.values)
+        self._restore()
 
     def run(self) -> dict[str, Any]:
-        """Check once, then time."""
-        wrong = self._wrong() if self.job.check else 0
-        runners = {"own": self._own, **self._peers()}
-        times: dict[str, list[float]] = {name: [] for name in runners}
-        for iteration in range(self.job.warmup + self.job.iterations):
-            for name, runner in runners.items():
-                dist.barrier()
-                start = time.perf_counter()
-                runner()
-                if iteration >= self.job.warmup:
-                    times[name].append(time.perf_counter() - start)
+        """Check once, then time, and check what the last timed call left."""
+        wrong = 0
+        if self.job.check:
+            self._restore()
+            self._own()
+            wrong = self._wrong()
+        times, last = self._time()
         itemsize = self.dtype.itemsize
         c = self.algorithm.collective
         most = max(max(self.case.layout.buffer_elements(rank, b) for b in _ENDS) for rank in range(c.ranks))
         in_place = self.placement is Placement.IN
-        count = self.case.elements
+        count, wrong = self.case.elements, max(wrong, last)
         return {"size": most * itemsize, "count": count, "in_place": in_place, "wrong": wrong, "times": times}
+
+    def _time(self) -> tuple[dict[str, list[float]], int]:
+        """Seconds of each runner's iterations, and the wrong elements of our last. Inputs are restored in between."""
+        job, wrong = self.job, 0
+        runners = {"own": self._own, **self._peers()}
+        times: dict[str, list[float]] = {name: [] for name in runners}
+        for iteration in range(job.warmup + job.iterations):
+            for name, runner in runners.items():
+                self._restore()
+                dist.barrier()
+                start = time.perf_counter()
+                runner()
+                if iteration >= job.warmup:
+                    times[name].append(time.perf_counter() - start)
+                if job.check and name == "own" and iteration + 1 == job.warmup + job.iterations:
+                    wrong = self._wrong()
+        return times, wrong
 
     def _own(self) -> None:
         in_place, job, case = self.placement is Placement.IN, self.job, self.case
@@ -223,14 +236,19 @@ class _Measurement:
         return found
 
     def _wrong(self) -> int:
-        self._own()
+        """Wrong elements of what a call left, its input if it is apart included."""
         wanted, matters = self.case.output(self.comm.rank)
         differs = self.output != torch.from_numpy(wanted).to(self.dtype)
         wrong = int((differs & torch.from_numpy(matters)).sum())
         if self.placement is Placement.OUT:
             wrong += int((self.input != self.values).sum())
-        self.input.copy_(self.values)
         return wrong
+
+    def _restore(self) -> None:
+        """The tensors as they were before any call."""
+        self.span.zero_()
+        self.output.zero_()
+        self.input.copy_(self.values)
 
 
 _ENDS = (Buffer.INPUT, Buffer.OUTPUT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import traceback
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -41,15 +42,34 @@ def describe_error(error: BaseException) -> dict[str, Any]:
     """An exception, as a value to pack."""
     fields = error.fields if isinstance(error, CommlibError) else {}
     plain = {key: value if isinstance(value, (int, float, str)) else str(value) for key, value in fields.items()}
-    return {"kind": type(error).__name__, "message": str(error), "fields": plain}
+    return {"kind": type(error).__name__, "message": str(error), "fields": plain, "where": _where(error)}
 
 
-def rebuild_error(found: dict[str, Any]) -> CommlibError:
-    """The exception that was described; one that is not commlib's becomes an ExecutionError."""
-    kind = getattr(errors, str(found["kind"]), None)
-    if isinstance(kind, type) and issubclass(kind, CommlibError):
-        return kind(found["message"], **found["fields"])
-    return ExecutionError(f"{found['kind']}: {found['message']}")
+def _where(error: BaseException) -> list[Any]:
+    """File and line of the last frame that is not commlib's own or below it: where the user's function was."""
+    place: list[Any] = []
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if frame.f_globals.get("__name__", "").split(".")[0] == "commlib":
+            if place:
+                break
+            continue
+        place = [frame.f_code.co_filename, line]
+    return place
+
+
+def rebuild_error(found: dict[str, Any], rank: int) -> CommlibError:
+    """The exception that a rank described; one that is not commlib's becomes an ExecutionError.
+
+    The message says which rank and where; the fields get ``rank``, ``file`` and ``line`` where the error has none.
+    """
+    kind, place = getattr(errors, str(found["kind"]), None), found["where"]
+    known = kind if isinstance(kind, type) and issubclass(kind, CommlibError) else None
+    at = f" ({place[0]}:{place[1]})" if place else ""
+    message = str(found["message"]) if known else f"{found['kind']}: {found['message']}"
+    if not message.startswith(f"rank {rank}"):
+        message = f"rank {rank}: {message}"
+    fields = {"rank": rank, **(dict(zip(("file", "line"), place, strict=True)) if place else {}), **found["fields"]}
+    return (known or ExecutionError)(message + at, **fields)
 
 
 def _plain(value: Any, blobs: list[bytes]) -> Any:

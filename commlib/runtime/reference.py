@@ -22,7 +22,7 @@ from commlib.ir.algorithm import Algorithm, Op, Span, Step, Threadblock
 from commlib.reductions import Combine, Reduction, reduction
 from commlib.runtime.faults import Fault
 from commlib.runtime.flow import Slot, address
-from commlib.runtime.kernels import NUMPY_COMBINES
+from commlib.runtime.kernels import NUMPY_COMBINES, truncated
 from commlib.runtime.layout import ChunkLayout, plan_layout
 
 Array = npt.NDArray[Any]
@@ -152,11 +152,17 @@ def _elements(algorithm: Algorithm, inputs: Sequence[Array], elements: int | Non
 
 
 def _prepare(reduce: Reduction, array: Array, factor: float) -> Array:
-    return (array * factor).astype(array.dtype) if reduce.prepare == "scale" else array
+    if reduce.prepare != "scale":
+        return array
+    number = np.asarray(int(factor)).astype(array.dtype) if array.dtype.kind in "iu" else factor
+    return np.asarray(array * number).astype(array.dtype)
 
 
 def _finish(reduce: Reduction, array: Array, ranks: int) -> Array:
-    return (array / ranks).astype(array.dtype) if reduce.finish == "divide" else array
+    if reduce.finish != "divide":
+        return array
+    divided: Array = truncated(array, ranks) if array.dtype.kind in "iu" else array / ranks
+    return divided.astype(array.dtype)
 
 
 @dataclass
@@ -244,7 +250,8 @@ class _Machine:
             out.append(sources)
 
     def _add(self, left: Array, right: Array) -> Array:
-        combined: Array = NUMPY_COMBINES[self.combine](left, right)
+        with np.errstate(all="ignore"):
+            combined: Array = NUMPY_COMBINES[self.combine](left, right)
         return combined
 
     def _fifo(self, sender: int | None, receiver: int | None, block: Threadblock) -> deque[list[Array]]:

@@ -10,7 +10,7 @@ import torch
 
 from commlib.errors import SpecError
 from commlib.reductions import Combine, DtypeKind, Reduction
-from commlib.runtime.kernels import Array, Kernels, numpy_kernels
+from commlib.runtime.kernels import Array, Kernels, numpy_kernels, truncated
 from commlib.runtime.transport import Bytes
 
 _HALVES = (torch.float16, torch.bfloat16)
@@ -96,10 +96,61 @@ def is_plain(tensor: torch.Tensor) -> bool:
 
 
 def check_tensor(tensor: torch.Tensor, what: str) -> None:
-    """Refuse tensors that are not strided CPU memory.
+    """Refuse what is no tensor of strided CPU memory.
 
     Raises:
-        SpecError: it is on another device, or sparse.
+        SpecError: it is no tensor, on another device, or sparse.
     """
+    if not isinstance(tensor, torch.Tensor):
+        raise SpecError(f"the {what} is a {type(tensor).__name__}, not a tensor")
     if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
         raise SpecError(f"the {what} is a {tensor.layout} tensor on {tensor.device}; this runtime takes CPU tensors")
+
+
+def check_writable(tensor: torch.Tensor, what: str) -> None:
+    """Refuse a tensor to write to of which several elements share memory, as ``expand`` makes them.
+
+    Raises:
+        SpecError: they do.
+    """
+    if not tensor.is_contiguous() and _shares(tensor):
+        raise SpecError(f"elements of the {what} share memory (an expanded tensor?): nothing can be written there")
+
+
+def _shares(tensor: torch.Tensor) -> bool:
+    """Whether two elements have one address: no if each stride passes all smaller ones, else the addresses tell."""
+    reach = 0
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride <= reach:
+            line = torch.arange(1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)))
+            return len(np.unique(line.as_strided(tensor.shape, tensor.stride()).numpy())) < tensor.numel()
+        reach += (size - 1) * stride
+    return False
+
+
+def scale(tensor: torch.Tensor, factor: complex) -> torch.Tensor:
+    """A copy, each element times the factor; integers wrap, as they do in a sum.
+
+    Raises:
+        SpecError: the factor is no number of the tensor's kind.
+    """
+    kind = kind_of(tensor.dtype)
+    real = not isinstance(factor, complex) or factor.imag == 0
+    whole = kind is not DtypeKind.INTEGER or complex(factor).real % 1 == 0
+    if not (whole and (real or kind is DtypeKind.COMPLEX)):
+        raise SpecError(f"the factor of premul_sum is {factor!r}, which is no {kind.value}", factor=str(factor))
+    if kind is not DtypeKind.INTEGER:
+        return tensor * (factor if kind is DtypeKind.COMPLEX else complex(factor).real)
+    number = int(factor.real) % (1 << 8 * tensor.element_size())
+    array = tensor.numpy()
+    unsigned = array.view(f"u{array.itemsize}")
+    return torch.from_numpy(np.multiply(unsigned, unsigned.dtype.type(number)).view(array.dtype))
+
+
+def divide(tensor: torch.Tensor, ranks: int) -> None:
+    """Divide each element in place by the number of ranks; integers are truncated toward zero, as C and NCCL do."""
+    if kind_of(tensor.dtype) is not DtypeKind.INTEGER:
+        tensor.div_(ranks)
+        return
+    array = tensor.numpy()
+    array[...] = truncated(array, ranks)

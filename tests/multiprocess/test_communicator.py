@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import threading
+import time
+import warnings
 
 import pytest
 import torch
@@ -70,6 +75,57 @@ def test_premul_and_avg_on_rooted_and_scattered_outputs() -> None:
         for placement in verify(algorithm).proved
     ]
     run_cases(cases, 4)
+
+
+def _integers(rank: int) -> list[object]:
+    comm, ring, found = Communicator(), ring_allreduce(2), list[object]()
+    for dtype in ("int8", "int64", "uint8", "uint64"):
+        own = torch.tensor([[-3, 100, -1, 0], [-4, 28, 0, 1]][rank]).to(getattr(torch, dtype))
+        found.append(comm.run(ring, own.clone(), op="avg").to(torch.int64).tolist())
+        found.append(
+            comm.run(ring, own, own.clone().fill_(0), op="premul_sum", factor=-2 + rank).to(torch.int64).tolist()
+        )
+    return found
+
+
+def test_integers_are_averaged_toward_zero_and_scaled_and_wrap() -> None:
+    """Sums: -7, 128 (in int8 -128), -1, 1; scaled by -2 on rank 0 and -1 on rank 1."""
+    for found in launch(_integers, 2):
+        assert found == [
+            *([-3, -64, 0, 0], [10, 28, 2, -1]),
+            *([-3, 64, 0, 0], [10, -228, 2, -1]),
+            *([124, 64, 127, 0], [10, 28, 2, 255]),
+            *([2**63 - 4, 64, 2**63 - 1, 0], [10, -228, 2, -1]),
+        ]
+
+
+def _at_once(rank: int) -> str:
+    """A second thread calls while the first waits for rank 1: refused, and the first is not harmed."""
+    comm, ring, said = Communicator(), ring_allreduce(2), list[str]()
+    if rank == 1:
+        time.sleep(1.0)
+        return f"{comm.run(ring, torch.ones(4)).sum():g}"
+    first = threading.Thread(target=lambda: said.append(f"{comm.run(ring, torch.ones(4)).sum():g}"))
+    first.start()
+    time.sleep(0.3)
+    with pytest.raises(ExecutionError, match="rank 0: another call is running on this communicator"):
+        comm.run(ring, torch.ones(4))
+    first.join()
+    return said[0]
+
+
+def test_a_second_thread_is_refused_and_the_first_is_not_harmed() -> None:
+    assert launch(_at_once, 2) == ["8", "8"]
+
+
+def _overflows(_rank: int) -> list[float]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return Communicator().run(ring_allreduce(2), torch.full((3,), 3e38)).tolist()
+
+
+def test_overflow_is_a_value_and_no_warning() -> None:
+    assert launch(_overflows, 2) == [[float("inf")] * 3] * 2
 
 
 def test_alltoallv_takes_a_matrix() -> None:
@@ -143,13 +199,23 @@ def _refusals(_rank: int) -> list[str]:
         lambda: comm.run(ring_allreduce(3), torch.zeros(4)),
         lambda: comm.run(ring, torch.zeros(4), op="median"),
         lambda: comm.run(ring, torch.zeros(4), op="band"),
-        lambda: comm.run(ring, torch.zeros(4, dtype=torch.int32), op="avg"),
+        lambda: comm.run(ring, torch.zeros(4, dtype=torch.bool), op="avg"),
         lambda: comm.run(ring, torch.zeros(4), torch.zeros(5)),
         lambda: comm.run(ring, torch.zeros(4), torch.zeros(4, dtype=torch.int32)),
         lambda: comm.run(ring, base[:8], base[1:]),
         lambda: comm.run(ring_allgather(2), torch.zeros(5)),
         lambda: comm.run(ring),
         lambda: comm.run(ring, torch.zeros(4, device="meta")),
+        lambda: comm.run(ring, torch.zeros(1).expand(4)),
+        lambda: comm.run(ring, torch.zeros(4), torch.zeros(9).as_strided((2, 2), (1, 1))),
+        lambda: comm.run(ring, [1, 2, 3]),
+        lambda: comm.run("ring", torch.zeros(4)),
+        lambda: comm.run(ring, torch.zeros(4), timeout=0),
+        lambda: comm.run(ring, torch.zeros(4), timeout=float("nan")),
+        lambda: comm.run(ring, torch.zeros(4, dtype=torch.int32), op="premul_sum", factor=0.5),
+        lambda: comm.run(ring, torch.zeros(4), op="premul_sum", factor=1j),
+        lambda: Communicator(timeout=-1),
+        lambda: Communicator(fifo_depth=0),
     ]
     for call in wrong:
         with pytest.raises(SpecError) as caught:
@@ -167,13 +233,23 @@ def test_wrong_calls_are_refused_with_the_reason() -> None:
         "ring_allreduce is for 3 ranks, the group has 2",
         "no reduction is called 'median'",
         "band is not defined on float32",
-        "avg is not defined on int32",
+        "avg is not defined on bool",
         "the output of rank 0 has 5 elements, not 4",
         "input and output differ in type",
         "input and output of rank 0 overlap",
         "an in-place span of 5 elements is not 2 shards",
         "rank 0 gave neither input nor output",
         "this runtime takes CPU tensors",
+        "elements of the output share memory",
+        "elements of the output share memory",
+        "the input is a list, not a tensor",
+        "the algorithm is a str, not a compiled Algorithm",
+        "a timeout is a number of seconds above 0 and at most 1000000, not 0",
+        "a timeout is a number of seconds above 0 and at most 1000000, not nan",
+        "the factor of premul_sum is 0.5, which is no integer",
+        "the factor of premul_sum is 1j, which is no float",
+        "a timeout is a number of seconds above 0 and at most 1000000, not -1",
+        "fifo_depth (0) and tile_bytes (4194304) are at least 1",
     ]
     for text, want in zip(launch(_refusals, 2)[0], expected, strict=True):
         assert want in text
@@ -242,7 +318,23 @@ def test_a_rank_that_raises_is_reported_by_the_launcher() -> None:
     outcomes = launch_outcomes(_raises, 2)
     assert outcomes[0].value == {"rank": 0}
     assert isinstance(outcomes[1].error, ExecutionError)
-    assert "ValueError: one is not zero" in str(outcomes[1].error)
+    assert str(outcomes[1].error).startswith("rank 1: ValueError: one is not zero (")
+    assert outcomes[1].error.fields["rank"] == 1
+    assert outcomes[1].error.fields["file"] == __file__
+    assert f"{__file__}:{outcomes[1].error.fields['line']})" in str(outcomes[1].error)
+
+
+@pytest.mark.parametrize(("how", "said"), [("exit", "with exit status 3"), ("kill", "killed by SIGTERM")])
+def test_a_rank_that_dies_is_reported_with_what_ended_it(how: str, said: str) -> None:
+    with pytest.raises(ExecutionError, match=f"rank 1 died without a result, {said}"):
+        launch(_dies, 2, (how,))
+
+
+def _dies(rank: int, how: str) -> None:
+    if rank and how == "exit":
+        os._exit(3)
+    if rank:
+        signal.raise_signal(signal.SIGTERM)
 
 
 def _raises(rank: int) -> dict[str, int]:

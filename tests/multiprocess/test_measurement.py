@@ -16,7 +16,7 @@ from commlib.compiler import compile_trace
 from commlib.errors import SpecError
 from commlib.ir.algorithm import Algorithm, Op
 from commlib.ir.builder import AlgorithmBuilder
-from commlib.runtime import Job, launch, measure
+from commlib.runtime import Communicator, Job, launch, measure
 from commlib.runtime.measurement import bandwidth, shard_size
 
 
@@ -56,6 +56,23 @@ def test_wrong_elements_are_counted() -> None:
     (row,) = measure(b.build(), Job((400,), placements=(Placement.OUT,), iterations=1, warmup=0, unsafe=True))
     assert row.wrong is not None
     assert 100 < row.wrong <= 200
+
+
+def test_the_last_timed_call_is_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ranks are forks of this process: their third call, the last, leaves one wrong element."""
+    calls, run = [], Communicator.run
+
+    def spoiled(self: Communicator, *args, **options) -> torch.Tensor:
+        output = run(self, *args, **options)
+        calls.append(None)
+        if len(calls) == 3:
+            output[1] += 1
+        return output
+
+    monkeypatch.setattr(Communicator, "run", spoiled)
+    for placement in Placement:
+        (row,) = measure(ring_allreduce(2), Job((400,), placements=(placement,), iterations=2, warmup=0))
+        assert row.wrong == 2
 
 
 def test_bandwidths_are_those_of_nccl_tests() -> None:

@@ -43,6 +43,17 @@ def test_float_reductions(op: str) -> None:
     check(allpairs_allreduce(4), 9, DtypeKind.FLOAT, op)
 
 
+@pytest.mark.parametrize("op", ["avg", "premul_sum"])
+def test_integer_reductions(op: str) -> None:
+    check(allpairs_allreduce(3), 9, DtypeKind.INTEGER, op)
+
+
+def test_integers_are_averaged_toward_zero() -> None:
+    inputs = [np.array([-3, 3], np.int8), np.array([-4, 4], np.int8)]
+    assert [out.tolist() for out in run_local(ring_allreduce(2), inputs, "avg")] == [[-3, 3]] * 2
+    assert run_local(ring_allreduce(2), inputs, "premul_sum", factor=-2)[0].tolist() == [14, -14]
+
+
 @pytest.mark.parametrize("op", ["band", "bor", "bxor", "min", "sum", "prod"])
 def test_bool_reductions(op: str) -> None:
     check(ring_allreduce(3), 8, DtypeKind.BOOL, op)
