@@ -8,8 +8,8 @@ from pathlib import Path
 
 from commlib.collectives import COLLECTIVES, ROOTED, Collective
 from commlib.errors import AlgorithmError, FormatError, SpecError
-from commlib.formats.files import decode, read_bounded, write_atomic
-from commlib.formats.json_fields import parse_json
+from commlib.files.disk import decode, read_bounded, write_atomic
+from commlib.files.json_fields import parse_json
 from commlib.formats.json_form import check_names, from_json, write_json
 from commlib.formats.limits import DEFAULT_LIMITS, ReaderLimits, check_algorithm
 from commlib.formats.msccl_xml import Dialect, parse_xml, write_xml

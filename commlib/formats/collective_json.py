@@ -20,8 +20,8 @@ from dataclasses import replace
 
 from commlib.collectives import Collective, Contribution, custom
 from commlib.errors import SpecError
-from commlib.formats.files import read_text
-from commlib.formats.json_fields import Fields, Json, parse_json
+from commlib.files.disk import read_text
+from commlib.files.json_fields import Fields, Json, parse_json
 from commlib.formats.limits import DEFAULT_LIMITS, ReaderLimits, check_sizes, refuse
 
 _STANDARD = {"name", "ranks"}

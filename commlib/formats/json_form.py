@@ -15,12 +15,12 @@ import numpy as np
 
 from commlib.collectives import Placement
 from commlib.errors import AlgorithmError, FormatError
+from commlib.files.characters import LONE_SURROGATE
+from commlib.files.disk import read_text, write_atomic
+from commlib.files.json_fields import Fields, Json, parse_json
 from commlib.formats.collective_json import collective_from_json, collective_to_json
-from commlib.formats.files import read_text, write_atomic
-from commlib.formats.json_fields import Fields, Json, parse_json
 from commlib.formats.limits import DEFAULT_LIMITS, ReaderLimits, check_algorithm
 from commlib.ir.algorithm import NOTHING, OP_OF_SHORT, Algorithm, Ints, Op, Origins
-from commlib.ir.text_lines import LONE_SURROGATE
 
 FORMAT = "commlib-algorithm"
 VERSION = 1

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from commlib.collectives import Collective, Contribution, Placement, custom
 from commlib.errors import FormatError, LimitError, SpecError
+from commlib.files.characters import LONE_SURROGATE
 
 MAX_NUMBER = 2**31 - 1
 MAX_CUSTOM_CHUNKS = 1 << 22
@@ -19,8 +20,6 @@ STRING = r'"(?:[^"\\]|\\.)*"'
 _COLLECTIVE = re.compile(rf"collective ({STRING}) ranks (\d+) chunks (\d+)(?: root (\d+))?", re.ASCII)
 _SLOT = re.compile(r"(\d+)\.(\d+)", re.ASCII)
 _OFFSET = re.compile(r"(\d+):(\d+)", re.ASCII)
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-"""Half of a character beyond U+FFFF: no text holds it, so nothing could print or write a name that has one."""
 _DIGITS = re.compile(r"\d{1,10}", re.ASCII)
 
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from commlib.collectives import broadcast, custom
 from commlib.errors import FormatError, LimitError
+from commlib.files.json_fields import parse_json
 from commlib.formats import ReaderLimits, collective_from_json, from_json, load, read_collective, read_json, save
-from commlib.formats.json_fields import parse_json
 from commlib.ir.text import algorithm_from_text
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "formats"

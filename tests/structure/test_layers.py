@@ -16,13 +16,16 @@ import pytest
 import commlib
 
 ROOT = Path(commlib.__file__).resolve().parents[1]
-LOW = {"errors", "collectives", "reductions", "topology"}
-MIDDLE = LOW | {"ir"}
+LOW = {"errors", "files", "collectives", "reductions", "topology"}
+MIDDLE = LOW | {"ir", "demand"}
 MAY_IMPORT = {
     "errors": set(),
     "reductions": {"errors"},
     "collectives": {"errors"},
-    "topology": {"errors"},
+    "files": {"errors"},
+    "topology": {"errors", "files"},
+    "demand": LOW,
+    "bounds": LOW | {"demand"},
     "ir": LOW,
     "dsl": MIDDLE,
     "verify": MIDDLE,

@@ -19,7 +19,7 @@ import numpy as np
 
 from commlib.collectives import Buffer, Collective, Placement
 from commlib.errors import AlgorithmError
-from commlib.formats.files import read_bounded
+from commlib.files.disk import read_bounded
 from commlib.formats.limits import DEFAULT_LIMITS, ReaderLimits, check_sizes
 from commlib.formats.msccl_xml import names
 from commlib.formats.msccl_xml.document import Block, Document, Gpu, parse

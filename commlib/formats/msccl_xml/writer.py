@@ -18,7 +18,7 @@ import numpy as np
 
 from commlib.collectives import Buffer, Collective, Placement
 from commlib.errors import FormatError
-from commlib.formats.files import write_atomic
+from commlib.files.disk import write_atomic
 from commlib.formats.limits import DEFAULT_LIMITS
 from commlib.formats.msccl_xml import names
 from commlib.formats.msccl_xml.fusion import separators

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from commlib.errors import CommlibError, FormatError
-from commlib.ir.text_lines import LONE_SURROGATE
+from commlib.files.characters import LONE_SURROGATE
 
 Json = Any
 """A JSON value; ``Fields`` gives it types."""
