@@ -5,13 +5,11 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-import json
 import pkgutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from layering import SOLVERS, imports, loaded_by
 
 import commlib
 
@@ -37,23 +35,10 @@ MAY_IMPORT = {
 }
 FILES = sorted((ROOT / "commlib").rglob("*.py"))
 TORCH_ROOMS = {"runtime", "torch_backend", "cli"}
-SOLVERS = {"pulp", "highspy", "ortools", "scipy"}
 
 
 def room(path: Path) -> str:
     return path.relative_to(ROOT / "commlib").parts[0].removesuffix(".py")
-
-
-def imports(path: Path) -> list[str]:
-    tree = ast.parse(path.read_text())
-    found = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            found += [f"{node.module}.{alias.name}" for alias in node.names]
-    return found
 
 
 def test_every_file_has_a_room_with_rules():
@@ -72,12 +57,6 @@ def test_imports_go_one_way(path):
         assert parts[0] != "pickle", "no pickle on any path"
         assert parts[0] not in SOLVERS, f"solvers belong to synth: {name}"
         assert parts[0] != "torch" or here in TORCH_ROOMS, f"{here} may not import torch"
-
-
-def loaded_by(statement: str) -> set[str]:
-    code = f"{statement}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    return {name.split(".")[0] for name in json.loads(done.stdout)}
 
 
 @pytest.mark.parametrize(
