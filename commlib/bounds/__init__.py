@@ -1,0 +1,25 @@
+"""Lower bounds on the time of a collective, each with its certificate.
+
+The times are those of ``commlib.topology.costs``: a transfer arrives after its link's latency, keeps the link and its
+shared resources from others while they are busy, and is sent on only after it has arrived. Each bound holds for every
+schedule of that model, duplicates, detours and all; none trusts a solver or floating-point arithmetic.
+"""
+
+from commlib.bounds.api import bounds
+from commlib.bounds.bound import Bound, Certificate, best_first
+from commlib.bounds.crossing import CrossingCertificate
+from commlib.bounds.distance import PathCertificate, distance_bound
+from commlib.bounds.groups import ingress_bounds
+from commlib.bounds.work import Work
+
+__all__ = [
+    "Bound",
+    "Certificate",
+    "CrossingCertificate",
+    "PathCertificate",
+    "Work",
+    "best_first",
+    "bounds",
+    "distance_bound",
+    "ingress_bounds",
+]

@@ -1,0 +1,38 @@
+"""All bounds of a demand, best first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from commlib.bounds.bound import Bound, best_of_each
+from commlib.bounds.distance import distance_bound
+from commlib.bounds.distances import Mask
+from commlib.bounds.groups import ingress_bounds
+from commlib.bounds.work import Work
+from commlib.demand import Demand
+from commlib.topology.costs import CostTable
+
+
+def bounds(
+    costs: CostTable,
+    demand: Demand,
+    *,
+    allowed: Mask | None = None,
+    representatives: Sequence[int] | None = None,
+    groups: Sequence[Sequence[int]] = (),
+) -> list[Bound]:
+    """Lower bounds of every schedule of a demand, the best of each kind, the best kind first; never empty.
+
+    For a demand that reduces, ``costs`` is the table of the reversed topology. ``allowed`` (items x links) says which
+    links a sketch leaves to each item. ``representatives`` are item numbers, one per orbit of a symmetry group of
+    costs, demand and sketch; only they (and their ranks) are looked at. ``groups`` are rank sets worth counting, such
+    as nodes.
+
+    Raises:
+        TopologyError: an item cannot reach a destination.
+        SpecError: arguments that do not fit each other.
+    """
+    work = Work(costs, demand, allowed, None if representatives is None else tuple(representatives))
+    found = [distance_bound(costs, demand, allowed, representatives)]
+    found += ingress_bounds(work, groups)
+    return best_of_each(found)
