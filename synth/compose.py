@@ -1,0 +1,124 @@
+"""Compose: from schedules of problems to moves of their collectives.
+
+Collectives that copy are taken as they are. One that reduces was solved backwards, as a spreading one on the reversed
+topology: its moves are the transfers in reversed order on the links turned round. Allreduce is a reducescatter whose
+sums spread by an allgather, each as soon as it is complete: there is no barrier between the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from commlib import collectives
+from commlib.collectives import Collective
+from commlib.topology import CostTable
+from synth.errors import ScheduleError
+from synth.moves import Move, Moves, Parcel, timed
+from synth.problem import Problem
+from synth.retiming import better, in_sequence, listed, turned
+from synth.schedule import Schedule, Transfer, in_order
+
+
+def moves_of(schedule: Schedule) -> Moves:
+    """The moves of a schedule, whether its collective copies or reduces."""
+    return reducing(schedule) if schedule.problem.demand.reduces else copying(schedule)
+
+
+def copying(schedule: Schedule) -> Moves:
+    """The moves of a schedule for a collective that copies; every time stays as it is. O(transfers log transfers).
+
+    Raises:
+        ScheduleError: the collective reduces.
+    """
+    problem = schedule.problem
+    if problem.demand.reduces:
+        raise ScheduleError(f"{problem.demand.collective.name} reduces: its schedule runs backwards")
+    parcels = tuple(Parcel({item.origin: (item.index,)}, item.slots, item.size) for item in problem.demand.items)
+    ordered = in_order(problem, transfers(schedule))
+    rows = [Move(t.item, *problem.ends[t.link], False) for t in ordered]
+    return timed(problem.demand.collective, problem.costs, parcels, [t.start for t in ordered], rows)
+
+
+def reducing(schedule: Schedule) -> Moves:
+    """The moves of a schedule for a collective that reduces: inversion, as TACCL does it.
+
+    Time is reversed and links are turned; a rank adds what arrives and sends its sum on once all has arrived. Where
+    alpha or shared resources differ from link to link the mirror image of a schedule need not be one: each move then
+    starts as early as the same order allows, or list scheduling does better. O(transfers log transfers).
+
+    Raises:
+        ScheduleError: the collective does not reduce.
+    """
+    demand = schedule.problem.demand
+    if not demand.reduces:
+        raise ScheduleError(f"{demand.collective.name} does not reduce: its schedule runs forwards")
+    parcels = tuple(Parcel(item.slots, {item.origin: (item.index,)}, item.size) for item in demand.items)
+    rows, costs = _mirrored(schedule), turned(schedule.problem.costs)
+    found = in_sequence(demand.collective, costs, parcels, rows)
+    if found.ticks <= schedule.ticks:
+        return found
+    return better(found, listed(demand.collective, costs, parcels, rows))
+
+
+def allreduce(scatter: Schedule, gather: Schedule) -> Moves:
+    """Allreduce from schedules of reducescatter and allgather with as many ranks, chunks and bytes per chunk.
+
+    Each chunk's gathering starts when its sum is complete. Resources serve the reductions first, or whatever list
+    scheduling makes of both together, if that is shorter. Never longer than one after the other with a barrier,
+    provided that the mirror image of ``scatter`` is a schedule (see ``reducing``). O(transfers log transfers).
+
+    Raises:
+        ScheduleError: the two do not fit together.
+    """
+    costs = _common_costs(scatter, gather)
+    shard = gather.problem.demand.collective.chunks
+    ranks = costs.ranks
+    everywhere = [dict.fromkeys(range(ranks), (chunk,)) for chunk in range(ranks * shard)]
+    parcels = tuple(Parcel(slots, slots) for slots in everywhere)
+    rows = _renumbered(_mirrored(scatter), scatter.problem, shard)
+    rows += _renumbered(list(copying(gather).rows()), gather.problem, shard)
+    whole = collectives.allreduce(ranks, ranks * shard)
+    return shortest(whole, costs, parcels, rows)
+
+
+def shortest(collective: Collective, costs: CostTable, parcels: tuple[Parcel, ...], rows: Sequence[Move]) -> Moves:
+    """The shorter of the given order and list scheduling."""
+    return better(in_sequence(collective, costs, parcels, rows), listed(collective, costs, parcels, rows))
+
+
+def transfers(schedule: Schedule) -> list[Transfer]:
+    """The transfers of a schedule, as records."""
+    columns = (schedule.start.tolist(), schedule.item.tolist(), schedule.link.tolist())
+    return list(map(Transfer, *columns))
+
+
+def _mirrored(schedule: Schedule) -> list[Move]:
+    """The transfers in reversed order with their ends swapped: children before parents, as sums need it."""
+    problem = schedule.problem
+    moves = []
+    for transfer in reversed(in_order(problem, transfers(schedule))):
+        source, target = problem.ends[transfer.link]
+        moves.append(Move(transfer.item, target, source, True))
+    return moves
+
+
+def _renumbered(rows: Sequence[Move], problem: Problem, shard: int) -> list[Move]:
+    """The moves of items as those of allreduce's chunks: chunk ``index`` of rank r's shard is r * shard + index."""
+    chunk = [item.origin * shard + item.index for item in problem.demand.items]
+    return [Move(chunk[move.parcel], *move[1:]) for move in rows]
+
+
+def _common_costs(scatter: Schedule, gather: Schedule) -> CostTable:
+    first, second = scatter.problem.demand.collective, gather.problem.demand.collective
+    if (first.name, second.name) != ("reducescatter", "allgather"):
+        raise ScheduleError(f"allreduce is reducescatter and allgather, not {first.name} and {second.name}")
+    if (first.ranks, first.chunks) != (second.ranks, second.chunks):
+        raise ScheduleError(f"{first} and {second} do not make one allreduce: ranks or chunks differ")
+    there, back = turned(scatter.problem.costs), gather.problem.costs
+    names = ("source", "target", "latency", "use_resource", "use_ticks")
+    same = there.tick == back.tick and all(np.array_equal(getattr(there, n), getattr(back, n)) for n in names)
+    if not same:
+        raise ScheduleError(f"{first.name} and {second.name} were solved for links of different cost")
+    return back

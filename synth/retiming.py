@@ -1,0 +1,162 @@
+"""Retiming: starts for moves that are given in an order of dependences; in that order, or by list scheduling.
+
+A move needs every earlier move of its parcel that reaches its source: what a rank passes on is all it has by then.
+Slots are the resources of the cost table; a move holds each for its ticks, and has arrived after the latency.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from commlib.collectives import Collective
+from commlib.topology import CostTable
+from synth.errors import ScheduleError
+from synth.moves import Move, Moves, Parcel, ends, timed
+
+
+@dataclass(frozen=True)
+class _Prices:
+    """What each link costs, as plain integers: ``latency[size][link]``, ``uses[size][link]``."""
+
+    number: dict[tuple[int, int], int]
+    latency: list[list[int]]
+    uses: list[list[list[tuple[int, int]]]]
+
+    @classmethod
+    def of(cls, costs: CostTable) -> _Prices:
+        number = {pair: link for link, pair in enumerate(ends(costs))}
+        resource, start = costs.use_resource.tolist(), costs.use_start.tolist()
+        latency, uses = [], []
+        for size in range(len(costs.sizes)):
+            pairs = list(zip(resource, costs.use_ticks[:, size].tolist(), strict=True))
+            uses.append([pairs[a:b] for a, b in pairwise(start)])
+            latency.append(costs.latency[:, size].tolist())
+        return cls(number, latency, uses)
+
+    def of_move(self, move: Move, size: int) -> tuple[int, list[tuple[int, int]]]:
+        """(latency, uses) of a move."""
+        link = self.number.get((move.source, move.target))
+        if link is None:
+            raise ScheduleError(f"there is no link {move.source} -> {move.target}", link=(move.source, move.target))
+        return self.latency[size][link], self.uses[size][link]
+
+
+def in_sequence(collective: Collective, costs: CostTable, parcels: tuple[Parcel, ...], rows: Sequence[Move]) -> Moves:
+    """Every move as early as possible, each resource serving them in the order of ``rows``. O(M log M).
+
+    Raises:
+        ScheduleError: a move over a link that is not there.
+    """
+    prices = _Prices.of(costs)
+    free: dict[int, int] = {}
+    there: dict[tuple[int, int], int] = {}
+    starts = []
+    for move in rows:
+        latency, uses = prices.of_move(move, parcels[move.parcel].size)
+        start = max([there.get((move.parcel, move.source), 0), *(free.get(slot, 0) for slot, _ in uses)])
+        for slot, ticks in uses:
+            free[slot] = start + ticks
+        place = (move.parcel, move.target)
+        there[place] = max(there.get(place, 0), start + latency)
+        starts.append(start)
+    return timed(collective, costs, parcels, starts, rows)
+
+
+def listed(collective: Collective, costs: CostTable, parcels: tuple[Parcel, ...], rows: Sequence[Move]) -> Moves:
+    """List scheduling: of all moves that can start, the earliest; then the one with the longest way to go.
+
+    ``rows`` give the dependences only. O(M log M) and again for every time that a resource turns out to be taken.
+
+    Raises:
+        ScheduleError: a move over a link that is not there.
+    """
+    work = _Work.of(costs, parcels, rows)
+    free: dict[int, int] = {}
+    ready = [0] * len(rows)
+    starts = [0] * len(rows)
+    waiting = list(work.needs)
+    queue = [(0, -work.tail[m], m) for m in range(len(rows)) if not waiting[m]]
+    heapq.heapify(queue)
+    order = []
+    while queue:
+        at, tail, m = heapq.heappop(queue)
+        possible = max([ready[m], *(free.get(slot, 0) for slot, _ in work.uses[m])])
+        if possible > at:
+            heapq.heappush(queue, (possible, tail, m))
+            continue
+        starts[m] = at
+        order.append(m)
+        free.update((slot, at + ticks) for slot, ticks in work.uses[m])
+        for follower in work.after[m]:
+            ready[follower] = max(ready[follower], at + work.latency[m])
+            waiting[follower] -= 1
+            if not waiting[follower]:
+                heapq.heappush(queue, (ready[follower], -work.tail[follower], follower))
+    return timed(collective, costs, parcels, [starts[m] for m in order], [rows[m] for m in order])
+
+
+def better(one: Moves, other: Moves) -> Moves:
+    """The shorter one; the first when they are equal."""
+    return other if other.ticks < one.ticks else one
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Moves as jobs: ``after[m]`` need m, ``needs[m]`` counts what m needs, ``tail[m]`` is the way from its start."""
+
+    latency: list[int]
+    uses: list[list[tuple[int, int]]]
+    after: list[list[int]]
+    needs: list[int]
+    tail: list[int]
+
+    @classmethod
+    def of(cls, costs: CostTable, parcels: tuple[Parcel, ...], rows: Sequence[Move]) -> _Work:
+        prices = _Prices.of(costs)
+        priced = [prices.of_move(move, parcels[move.parcel].size) for move in rows]
+        into: dict[tuple[int, int], list[int]] = {}
+        after: list[list[int]] = [[] for _ in rows]
+        needs = [0] * len(rows)
+        for m, move in enumerate(rows):
+            before = into.get((move.parcel, move.source), ())
+            needs[m] = len(before)
+            for earlier in before:
+                after[earlier].append(m)
+            place = (move.parcel, move.target)
+            into[place] = [*into.get(place, ()), m] if move.reduces else [m]
+        latency = [each for each, _ in priced]
+        tail = list(latency)
+        for m in reversed(range(len(rows))):
+            tail[m] += max((tail[k] for k in after[m]), default=0)
+        return cls(latency, [uses for _, uses in priced], after, needs, tail)
+
+
+def turned(costs: CostTable) -> CostTable:
+    """The costs with every link turned round; shared resources keep their numbers. Its own inverse. O(uses)."""
+    order = np.lexsort((costs.source, costs.target))
+    place = np.empty(costs.links, dtype=np.int64)
+    place[order] = np.arange(costs.links)
+    spans = [np.arange(costs.use_start[e], costs.use_start[e + 1]) for e in order.tolist()]
+    uses = np.concatenate(spans) if spans else np.zeros(0, dtype=np.int64)
+    resource = costs.use_resource[uses]
+    own = resource < costs.links
+    resource[own] = place[resource[own]]
+    source, target = costs.target[order], costs.source[order]
+    names = [f"link {a} -> {b}" for a, b in zip(source.tolist(), target.tolist(), strict=True)]
+    return CostTable(
+        costs.tick,
+        costs.sizes,
+        costs.ranks,
+        source,
+        target,
+        costs.latency[order],
+        np.concatenate([[0], np.cumsum(np.diff(costs.use_start)[order])]).astype(np.int64),
+        resource,
+        costs.use_ticks[uses],
+        (*names, *costs.resource_names[costs.links :]),
+    )
