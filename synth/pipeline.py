@@ -1,0 +1,228 @@
+"""The pipeline: from a topology, a sketch and a collective to a proved algorithm with its bound."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from commlib.bounds import Bound, allreduce_bounds, bounds
+from commlib.collectives import Collective, collective
+from commlib.demand import chunk_bytes as bytes_per_chunk
+from commlib.errors import SpecError
+from commlib.topology import Topology
+from synth.compose import allreduce, moves_of
+from synth.engine import Budget, Ended, Outcome, Stage
+from synth.moves import Moves
+from synth.portfolio import Plan, run
+from synth.pose import Posed, pose
+from synth.problem import Problem, Rules
+from synth.result import Result
+from synth.schedule import Schedule, expand
+from synth.sketch import Sketch
+
+Known = Mapping[str, Plan]
+"""Plans that are known already, by the collective that they solve: starting points for engines."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: a collective whose chunks have ``chunk_bytes`` bytes, on a topology, guided by a sketch.
+
+    ``bytes_of[s][d]`` (alltoallv only) are the bytes from rank s to rank d.
+    """
+
+    topology: Topology
+    collective: Collective
+    chunk_bytes: float
+    sketch: Sketch | None = None
+    bytes_of: Sequence[Sequence[float]] | None = None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One schedule of a result and what is known of it; an allreduce has two."""
+
+    posed: Posed
+    outcome: Outcome
+    schedule: Schedule
+    bounds: tuple[Bound, ...]
+    topology_bounds: tuple[Bound, ...]
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that the schedule expands."""
+        return self.outcome.plan
+
+
+def question(
+    topology: Topology,
+    name: str,
+    *,
+    size: float | None = None,
+    chunks: int = 1,
+    root: int | None = None,
+    sketch: Sketch | None = None,
+    bytes_of: Sequence[Sequence[float]] | None = None,
+) -> Question:
+    """The question that a user puts: ``size`` is nccl-tests' size in bytes (the total output of an allgather).
+
+    Without it, each rank has one chunk of the size of the topology's profile. ``chunks`` is how many chunks a shard
+    is cut into, and a sketch's ``input_chunkup`` cuts each of those again.
+
+    Raises:
+        SpecError: no such collective, or a size that is not positive.
+    """
+    wanted = collective(name, topology.ranks, chunks * (1 if sketch is None else sketch.chunkup), root)
+    if size is not None and not 0 < size < float("inf"):
+        raise SpecError(f"a size is a positive number of bytes, not {size}")
+    each = topology.unit.chunk_bytes / wanted.chunks if size is None else bytes_per_chunk(wanted, size)
+    if name == "allreduce":
+        # Its buffer is one shard per rank, so that it can be a reducescatter and an allgather of the same chunks.
+        wanted = wanted.refine(topology.ranks)
+        each = each if size is None else each / topology.ranks
+    return Question(topology, wanted, each, sketch, bytes_of)
+
+
+def solve(
+    asked: Question,
+    mode: str = "auto",
+    budget: Budget | None = None,
+    *,
+    instances: int = 1,
+    name: str | None = None,
+    known: Known | None = None,
+) -> Result:
+    """Synthesize: bounds, engines, the schedule checked and composed. ``Result.algorithm`` compiles and proves it.
+
+    Raises:
+        SketchError: the sketch does not fit the topology.
+        SynthesisError: no such mode, or a rank that cannot be reached: says which and why.
+        SpecError: the collective has nothing that could be synthesized.
+    """
+    budget = Budget() if budget is None else budget
+    build = _allreduce if asked.collective.name == "allreduce" else _single
+    result = build(asked, mode, budget, known or {})
+    named = name or f"{asked.collective.name}_{asked.topology.name}"
+    return replace(result, instances=instances, name=named, seconds=time.monotonic() - budget.began)
+
+
+def _single(asked: Question, mode: str, budget: Budget, known: Known) -> Result:
+    phase = _phase(asked, asked.collective, mode, budget, known)
+    outcome, best, costs = phase.outcome, phase.bounds[0], phase.posed.problem.costs
+    facts = _Facts(best.seconds, best.kind, best, phase.topology_bounds[0], outcome.ended)
+    if outcome.bound > best.ticks:
+        own = outcome.bound_kind or outcome.engine
+        facts = replace(facts, bound=costs.seconds(outcome.bound), kind=own, certificate=None)
+    return _result(asked, moves_of(phase.schedule), (phase,), facts)
+
+
+def _phase(
+    asked: Question, wanted: Collective, mode: str, budget: Budget, known: Known, twin: Phase | None = None
+) -> Phase:
+    began = time.monotonic()
+    posed = pose(asked.topology, wanted, asked.chunk_bytes, asked.sketch, asked.bytes_of)
+    posed_at = time.monotonic()
+    if twin is not None and _alike(posed.problem, twin.posed.problem):
+        outcome = replace(twin.outcome, stages=(Stage("pose", posed_at - began),))
+        return Phase(posed, outcome, expand(posed.problem, outcome.plan), twin.bounds, twin.topology_bounds)
+    found = problem_bounds(posed.problem)
+    whole = found if posed.whole is posed.problem else problem_bounds(posed.whole)
+    bounded_at = time.monotonic()
+    outcome = run(mode, posed.problem, budget, found[0].ticks, known.get(wanted.name))
+    stages = (Stage("pose", posed_at - began), Stage("bounds", bounded_at - posed_at), *outcome.stages)
+    outcome = replace(outcome, stages=stages, notes=(*posed.notes, *outcome.notes))
+    return Phase(posed, outcome, expand(posed.problem, outcome.plan), tuple(found), tuple(whole))
+
+
+def _alike(one: Problem, other: Problem) -> bool:
+    """Whether a plan for one problem is one for the other: items and links correspond by their numbers."""
+    a, b = one.costs, other.costs
+    names = ("source", "target", "latency", "use_start", "use_resource", "use_ticks")
+    same = a.tick == b.tick and all(np.array_equal(getattr(a, n), getattr(b, n)) for n in names)
+    ways = [(item.origin, item.index, item.destinations) for item in one.demand.items]
+    return (
+        same
+        and ways == [(item.origin, item.index, item.destinations) for item in other.demand.items]
+        and np.array_equal(one.symmetry.images, other.symmetry.images)
+        and _same_rules(one.rules, other.rules)
+    )
+
+
+def _same_rules(one: Rules, other: Rules) -> bool:
+    if (one.allowed is None) != (other.allowed is None):
+        return False
+    return one.own_first == other.own_first and (
+        one.allowed is None or other.allowed is None or np.array_equal(one.allowed, other.allowed)
+    )
+
+
+def problem_bounds(problem: Problem) -> list[Bound]:
+    """The lower bounds of a problem, best first; nodes are the groups of ranks that are looked at."""
+    groups: dict[int, list[int]] = {}
+    for rank, node in enumerate(problem.topology.node_of):
+        groups.setdefault(node, []).append(rank)
+    return bounds(
+        problem.costs,
+        problem.demand,
+        allowed=problem.rules.allowed,
+        representatives=problem.representatives,
+        groups=tuple(groups.values()) if len(groups) > 1 else (),
+    )
+
+
+def _allreduce(asked: Question, mode: str, budget: Budget, known: Known) -> Result:
+    """Reducescatter and allgather, one budget for both; the second takes the first one's plan where it fits."""
+    ranks = asked.topology.ranks
+    chunks = asked.collective.chunks // ranks
+    half = replace(budget, seconds=budget.left / 2, began=time.monotonic())
+    scatter = _phase(asked, collective("reducescatter", ranks, chunks), mode, half, known)
+    gather = _phase(asked, collective("allgather", ranks, chunks), mode, budget, known, scatter)
+    moves = allreduce(scatter.schedule, gather.schedule)
+    best = allreduce_bounds(gather.posed.problem.costs, asked.collective)[0]
+    whole = allreduce_bounds(gather.posed.whole.costs, asked.collective)[0]
+    ended = Ended.PROOF if moves.ticks <= best.ticks else _worse(scatter.outcome.ended, gather.outcome.ended)
+    return _result(asked, moves, (scatter, gather), _Facts(best.seconds, best.kind, best, whole, ended))
+
+
+def _worse(one: Ended, other: Ended) -> Ended:
+    """How a composition ended that is not proved itself."""
+    order = (Ended.TIME, Ended.WORK, Ended.HEURISTIC)
+    return next((ended for ended in order if ended in (one, other)), Ended.HEURISTIC)
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What is known of a result's quality; ``bound`` in seconds."""
+
+    bound: float
+    kind: str
+    certificate: Bound | None
+    whole: Bound
+    ended: Ended
+
+
+def _result(asked: Question, moves: Moves, phases: tuple[Phase, ...], facts: _Facts) -> Result:
+    prefix = (lambda phase: f"{phase.posed.problem.demand.collective.name} ") if len(phases) > 1 else (lambda phase: "")
+    stages = [Stage(prefix(phase) + stage.name, stage.seconds) for phase in phases for stage in phase.outcome.stages]
+    engines = dict.fromkeys(phase.outcome.engine for phase in phases)
+    notes = dict.fromkeys(note for phase in phases for note in phase.outcome.notes)
+    return Result(
+        collective=asked.collective,
+        topology=asked.topology,
+        moves=moves,
+        chunk_bytes=asked.chunk_bytes,
+        engine="+".join(engines),
+        ended=facts.ended,
+        time=moves.seconds,
+        bound=facts.bound,
+        bound_kind=facts.kind,
+        certificate=facts.certificate,
+        topology_bound=facts.whole.seconds,
+        topology_bound_kind=facts.whole.kind,
+        stages=tuple(stages),
+        seconds=0.0,
+        notes=tuple(notes),
+    )

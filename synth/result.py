@@ -1,0 +1,131 @@
+"""Result: what synthesis returns. The schedule, its algorithm, and how far it is from the best possible."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from os import PathLike
+from typing import TYPE_CHECKING
+
+from commlib.collectives import Collective
+from commlib.errors import VerificationError
+from commlib.topology import Topology
+from synth.engine import Ended, Stage
+from synth.moves import Moves
+
+if TYPE_CHECKING:
+    from commlib.bounds import Bound
+    from commlib.ir.algorithm import Algorithm
+    from commlib.verify import Report
+
+
+@dataclass(frozen=True)
+class Result:
+    """A synthesized collective.
+
+    ``time`` is the predicted time in seconds; ``bound`` a proven lower bound for the sketch's problem (or an engine's
+    own proof, ``bound_kind`` says which), ``topology_bound`` one for the whole topology without the sketch. ``proven``:
+    time equals ``bound``. ``seconds`` is how long the synthesis took, ``stages`` where it went.
+    """
+
+    collective: Collective
+    topology: Topology = field(repr=False)
+    moves: Moves = field(repr=False)
+    chunk_bytes: float
+    engine: str
+    ended: Ended
+    time: float
+    bound: float
+    bound_kind: str
+    certificate: Bound | None = field(repr=False)
+    topology_bound: float
+    topology_bound_kind: str
+    stages: tuple[Stage, ...]
+    seconds: float
+    instances: int = 1
+    name: str = "synthesized"
+    notes: tuple[str, ...] = ()
+
+    @property
+    def proven(self) -> bool:
+        """Whether nothing faster exists for the sketch's problem."""
+        return self.ended is Ended.PROOF
+
+    @property
+    def gap(self) -> float:
+        """How much longer than ``bound`` it takes, as a fraction of the bound (0 when proven)."""
+        if self.proven or self.time <= self.bound:
+            return 0.0
+        return (self.time - self.bound) / self.bound if self.bound else float("inf")
+
+    @property
+    def time_profile(self) -> float:
+        """The time in the unit of the topology's profile."""
+        return self.time / self.topology.unit.seconds
+
+    @property
+    def bound_profile(self) -> float:
+        """The bound in the unit of the topology's profile."""
+        return self.bound / self.topology.unit.seconds
+
+    @cached_property
+    def algorithm(self) -> Algorithm:
+        """The compiled algorithm, proved by the verifier in every placement that it declares.
+
+        Raises:
+            VerificationError: the verifier found something wrong (which would be a defect of the synthesizer).
+        """
+        from commlib.compiler import compile_trace
+        from synth.lowering import lower
+
+        algorithm = compile_trace(lower(self.moves, self.collective, self.name, instances=self.instances))
+        report = _verified(algorithm)
+        if not report.proved >= algorithm.placements:
+            raise VerificationError(report.text(), findings=report.findings)
+        return algorithm
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the algorithm, proved; the form (MSCCL XML, JSON, text) follows the file's suffix.
+
+        Raises:
+            VerificationError: the verifier found something wrong; nothing is written.
+            FormatError: the file cannot be written.
+        """
+        from commlib.formats import save
+
+        save(self.algorithm, path)
+
+    def as_json(self) -> Mapping[str, object]:
+        """The facts, for a program; times in seconds unless the name says ``profile``."""
+        return {
+            "collective": self.collective.name,
+            "topology": self.topology.name,
+            "engine": self.engine,
+            "ended": self.ended.value,
+            "time": self.time,
+            "bound": self.bound,
+            "bound_kind": self.bound_kind,
+            "certificate": None if self.certificate is None else self.certificate.as_json(),
+            "gap": self.gap if self.gap != float("inf") else None,
+            "proven": self.proven,
+            "topology_bound": self.topology_bound,
+            "topology_bound_kind": self.topology_bound_kind,
+            "time_profile": self.time_profile,
+            "bound_profile": self.bound_profile,
+            "profile_unit": self.topology.unit.name,
+            "seconds": self.seconds,
+            "stages": {stage.name: stage.seconds for stage in self.stages},
+            "ranks": self.collective.ranks,
+            "chunks": self.collective.chunks,
+            "chunk_bytes": self.chunk_bytes,
+            "steps": self.algorithm.step_count,
+            "instances": self.instances,
+            "notes": list(self.notes),
+        }
+
+
+def _verified(algorithm: Algorithm) -> Report:
+    from commlib.verify import verify
+
+    return verify(algorithm)
