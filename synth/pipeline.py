@@ -204,14 +204,27 @@ class _Facts:
     ended: Ended
 
 
+def _forward(problem: Problem) -> Topology:
+    """The problem's topology with its links in the direction of the moves."""
+    return problem.topology.reversed() if problem.demand.reduces else problem.topology
+
+
+def _name(phase: Phase) -> str:
+    return phase.posed.problem.demand.collective.name
+
+
 def _result(asked: Question, moves: Moves, phases: tuple[Phase, ...], facts: _Facts) -> Result:
-    prefix = (lambda phase: f"{phase.posed.problem.demand.collective.name} ") if len(phases) > 1 else (lambda phase: "")
-    stages = [Stage(prefix(phase) + stage.name, stage.seconds) for phase in phases for stage in phase.outcome.stages]
+    stages = [
+        Stage(stage.name if len(phases) == 1 else f"{_name(phase)} {stage.name}", stage.seconds)
+        for phase in phases
+        for stage in phase.outcome.stages
+    ]
     engines = dict.fromkeys(phase.outcome.engine for phase in phases)
     notes = dict.fromkeys(note for phase in phases for note in phase.outcome.notes)
     return Result(
         collective=asked.collective,
         topology=asked.topology,
+        logical=_forward(phases[-1].posed.problem),
         moves=moves,
         chunk_bytes=asked.chunk_bytes,
         engine="+".join(engines),

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from commlib.collectives import Collective
 from commlib.errors import VerificationError
-from commlib.topology import Topology
+from commlib.topology import Topology, cost_table
 from synth.engine import Ended, Stage
 from synth.moves import Moves
+from synth.retiming import in_sequence
 
 if TYPE_CHECKING:
     from commlib.bounds import Bound
@@ -24,13 +25,15 @@ if TYPE_CHECKING:
 class Result:
     """A synthesized collective.
 
-    ``time`` is the predicted time in seconds; ``bound`` a proven lower bound for the sketch's problem (or an engine's
-    own proof, ``bound_kind`` says which), ``topology_bound`` one for the whole topology without the sketch. ``proven``:
-    time equals ``bound``. ``seconds`` is how long the synthesis took, ``stages`` where it went.
+    ``logical`` is what the sketch leaves of ``topology``: the moves run on it. ``time`` is the predicted time in
+    seconds; ``bound`` a proven lower bound for the sketch's problem (or an engine's own proof: ``bound_kind`` says
+    which), ``topology_bound`` one for the whole topology without the sketch. ``proven``: time equals ``bound``.
+    ``seconds`` is how long the synthesis took, ``stages`` where it went.
     """
 
     collective: Collective
     topology: Topology = field(repr=False)
+    logical: Topology = field(repr=False)
     moves: Moves = field(repr=False)
     chunk_bytes: float
     engine: str
@@ -58,6 +61,12 @@ class Result:
         if self.proven or self.time <= self.bound:
             return 0.0
         return (self.time - self.bound) / self.bound if self.bound else float("inf")
+
+    def seconds_at(self, chunk_bytes: float) -> float:
+        """The predicted time when every chunk has this size instead: the same order, priced anew. O(M log M)."""
+        scale = chunk_bytes / self.chunk_bytes
+        costs = cost_table(self.logical, [size * scale for size in self.moves.costs.sizes])
+        return in_sequence(self.collective, costs, self.moves.parcels, list(self.moves.rows())).seconds
 
     @property
     def time_profile(self) -> float:
