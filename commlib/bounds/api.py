@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from commlib.bounds.bound import Bound, best_of_each
+from commlib.bounds.cut import MinCut, cut_bounds, dinic
 from commlib.bounds.distance import distance_bound
 from commlib.bounds.distances import Mask
 from commlib.bounds.groups import ingress_bounds
@@ -20,6 +21,7 @@ def bounds(
     allowed: Mask | None = None,
     representatives: Sequence[int] | None = None,
     groups: Sequence[Sequence[int]] = (),
+    min_cut: MinCut = dinic,
 ) -> list[Bound]:
     """Lower bounds of every schedule of a demand, the best of each kind, the best kind first; never empty.
 
@@ -34,5 +36,5 @@ def bounds(
     """
     work = Work(costs, demand, allowed, None if representatives is None else tuple(representatives))
     found = [distance_bound(costs, demand, allowed, representatives)]
-    found += ingress_bounds(work, groups)
+    found += ingress_bounds(work, groups) + cut_bounds(work, min_cut)
     return best_of_each(found)
