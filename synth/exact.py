@@ -7,18 +7,20 @@ is a proof)? Only if that stays open: what is the least makespan below the incum
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from synth.balance import balanced_routes
 from synth.engine import Budget, Ended, Outcome, Progress, Stage
 from synth.errors import SynthesisError
-from synth.greedy import greedy
 from synth.joint import Joint, joint
 from synth.listing import list_schedule
 from synth.problem import NEVER, Problem
 from synth.schedule import Transfer, makespan
 from synth.solver_cp import Limits, Solved, Status
+from synth.spread import first_plan
 
 Plan = tuple[Transfer, ...]
+_TRIES = 16
 _DECISION_WORK = 20.0
 """Deterministic time for the question whether the bound is met, before the search for less than that begins."""
 
@@ -54,8 +56,9 @@ def solve_exact(problem: Problem, budget: Budget, bound: int = 0, incumbent: Pla
         SolverError: OR-Tools is missing.
     """
     began = time.monotonic()
-    plan = _start(problem, budget, bound, incumbent)
-    search = _Search(problem, budget, plan, makespan(problem, plan), max(bound, distance_bound(problem)), budget.work)
+    least = max(bound, distance_bound(problem))
+    plan = first_plan(problem, budget, least) if incumbent is None else incumbent
+    search = _Search(problem, budget, plan, makespan(problem, plan), least, budget.work)
     search.stages.append(Stage("incumbent", time.monotonic() - began))
     _run(search)
     return Outcome(
@@ -85,51 +88,35 @@ def distance_bound(problem: Problem) -> int:
     return largest
 
 
-def shortest_routes(problem: Problem) -> dict[int, list[int]]:
-    """For each representative, a tree of shortest paths to its destinations. O(items x links x log ranks)."""
-    routes = {}
-    for item in problem.representatives:
-        demanded = problem.demand.items[item]
-        latency, distance = problem.latencies[demanded.size], problem.distances(item)
-        into: dict[int, int] = {}
-        order = sorted(range(problem.costs.ranks), key=lambda rank: (distance[rank], rank))
-        place = {rank: k for k, rank in enumerate(order)}
-        for rank in order:
-            for link in problem.incoming[rank]:
-                source = problem.ends[link][0]
-                fits = distance[source] < NEVER and distance[source] + latency[link] == distance[rank]
-                if fits and rank not in into and place[source] < place[rank] and problem.may_use(item, link):
-                    into[rank] = link
-        links: set[int] = set()
-        for rank in demanded.destinations:
-            while rank != demanded.origin and into[rank] not in links:
-                links.add(into[rank])
-                rank = problem.ends[into[rank]][0]
-        routes[item] = sorted(links)
-    return routes
-
-
-def _start(problem: Problem, budget: Budget, bound: int, incumbent: Plan | None) -> Plan:
-    distance_bound(problem)
-    found = [] if incumbent is None else [incumbent]
-    if incumbent is None:
-        found.append(list_schedule(problem, shortest_routes(problem), bound, 4, budget))
-        quick = greedy(problem, budget, bound)
-        found += [] if quick is None else [quick]
-    return min(found, key=lambda plan: makespan(problem, plan))
-
-
 def _run(search: _Search) -> None:
     if search.done:
         search.ended = Ended.PROOF
         return
-    _decide(search)
-    if not search.done and search.ended is not Ended.TIME and not _over(search):
-        _minimise(search)
+    for step in (_route, _decide, _minimise):
+        step(search)
+        if search.done:
+            search.ended = Ended.PROOF
+            return
+        if _over(search):
+            search.ended = Ended.WORK if search.budget.left else Ended.TIME
+            return
 
 
 def _over(search: _Search) -> bool:
     return search.budget.left == 0 or (search.work is not None and search.work <= 0)
+
+
+def _route(search: _Search) -> None:
+    """Routes with even loads, scheduled by list: on regular graphs that often meets the bound at once."""
+    began = time.monotonic()
+    for attempt, limit in enumerate((search.bound, search.bound, search.end)):
+        if search.done or search.budget.left == 0:
+            break
+        seeded = replace(search.budget, seed=search.budget.seed + attempt)
+        routes = balanced_routes(search.problem, limit, seeded)
+        if routes is not None:
+            _take(search, list_schedule(search.problem, routes, search.bound, _TRIES, seeded))
+    search.stages.append(Stage("balanced routes", time.monotonic() - began))
 
 
 def _decide(search: _Search) -> None:

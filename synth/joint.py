@@ -45,13 +45,16 @@ class Joint:
 
     def plan(self, solved: Solved) -> tuple[Transfer, ...]:
         """The plan that a search found, without what helps nobody, and each transfer as early as its order allows."""
+        return tuple(earliest(self.problem, useful(self.problem, self._transfers(solved))))
+
+    def _transfers(self, solved: Solved) -> list[Transfer]:
         plan = []
         for (item, link), flag in self.crosses.items():
             if solved.values(flag):
                 latency = self.problem.latencies[self.problem.demand.items[item].size][link]
                 arrival = solved.values(self.arrival[item, self.problem.ends[link][1]])
                 plan.append(Transfer(arrival - latency, item, link))
-        return tuple(earliest(self.problem, useful(self.problem, plan)))
+        return plan
 
     def hint(self, plan: Iterable[Transfer]) -> None:
         """Start the search at a plan."""
