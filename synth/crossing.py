@@ -10,16 +10,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
 from commlib.demand import Demand, Item
 from commlib.topology import Topology
-from synth.sketch import DIRECT_MAP, FULLY_CONNECTED, GpuMap, Internode, Level, Sketch
-from synth.symmetry import Ints
+from synth.sketch import FULLY_CONNECTED, GpuMap, Level, Sketch
+from synth.symmetry import Bools, Ints
 
-Bools = npt.NDArray[np.bool_]
 CONN = "internode_sketch.internode_conn"
 SENDERS = "internode_sketch.gpus_to_sender_rev_map"
 STRATEGY = "internode_sketch.strategy"
@@ -53,7 +52,7 @@ class Nodes:
     @property
     def size(self) -> int:
         """Ranks per node."""
-        return self.rank.shape[1]
+        return int(self.rank.shape[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +79,7 @@ class Crossing:
     def units(self) -> tuple[int, ...]:
         """The number of units in a group of each level."""
         groups = [1, *(level.group for level in self.levels)]
-        return tuple(above // below for below, above in zip(groups, groups[1:], strict=False))
+        return tuple(above // below for below, above in pairwise(groups))
 
     @cached_property
     def digits(self) -> Ints:
@@ -145,10 +144,12 @@ class Crossing:
         strategy, units = self.strategy(level), self.units[level]
         if strategy == "ring":
             step = (target - source) % units
-            return (step == 1) | (step == units - 1)
+            near: Bools = (step == 1) | (step == units - 1)
+            return near
         if strategy == "recursive-doubling":
             differ = source ^ target
-            return (differ & (differ - 1)) == 0
+            one_bit: Bools = (differ & (differ - 1)) == 0
+            return one_bit
         return np.ones(len(source), dtype=np.bool_)
 
     def level_of(self, source: Ints, target: Ints) -> Ints:
@@ -201,6 +202,14 @@ class Crossing:
             found += [(node, node + (digit - ours) * stride) for digit in kept.tolist()]
         return found
 
+    def statements(self) -> list[str]:
+        """The keys of all that the sketch says about links between nodes; each can be left out (``without``)."""
+        found = [self.strategy_key(k) for k in range(len(self.levels)) if self.levels[k].strategy != "none"]
+        for k in range(len(self.levels)):
+            found += _map_statements(self.conn_key(k), self.conn(k))
+        senders = None if self.sketch.internode is None else self.sketch.internode.senders
+        return list(dict.fromkeys(found + _map_statements(SENDERS, senders)))
+
     @cached_property
     def sends(self) -> Bools | None:
         """Shape (locals, locals): whether items of a GPU may leave a node through another; None: through any."""
@@ -224,6 +233,12 @@ class Crossing:
         return sends
 
 
+def _map_statements(key: str, value: str | GpuMap | None) -> list[str]:
+    if value is None or isinstance(value, str):
+        return [] if value is None else [key]
+    return [key, *(f'{key}["{gpu}"]' for gpu in value)]
+
+
 def allowed(crossing: Crossing, demand: Demand, source: Ints, target: Ints) -> Bools | None:
     """Shape (items, links): which items may take which of the links that a sketch leaves; None: all.
 
@@ -238,11 +253,16 @@ def allowed(crossing: Crossing, demand: Demand, source: Ints, target: Ints) -> B
     rows: dict[object, Bools] = {}
     table = np.empty((len(demand.items), len(source)), dtype=np.bool_)
     for number, item in enumerate(demand.items):
-        key = rule.key(item)
+        key = rule.key(item)  # many items have equal rows
         if key not in rows:
             rows[key] = rule.row(item)
         table[number] = rows[key]
     return None if table.all() else table
+
+
+def allowed_row(crossing: Crossing, demand: Demand, item: Item, source: Ints, target: Ints) -> Bools:
+    """Shape (links,): the row of ``allowed`` for one item."""
+    return _ItemRule(crossing, source, target, target if demand.reduces else source).row(item)
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,6 +310,3 @@ class _ItemRule:
                 local = crossing.nodes.local
                 row[here] &= crossing.sends[local[item.origin], local[self.sender[here]]]
         return row
-
-
-__all__ = ["CONN", "DIRECT_MAP", "SENDERS", "STRATEGY", "Crossing", "Internode", "Nodes", "allowed"]

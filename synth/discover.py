@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from commlib.topology import Topology
 from synth.symmetry import Actions, Symmetry, likely
 
 
-def discover(actions: Actions, topology: Topology) -> Symmetry:
+def discover(actions: Actions) -> Symmetry:
     """A free group of symmetries of a problem, as large as is found."""
-    symmetry, _ = actions.group(likely(topology.ranks))
+    symmetry, _ = actions.group(likely(actions.costs.ranks))
     return symmetry

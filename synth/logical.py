@@ -47,7 +47,7 @@ def logical(
     crossing = Crossing(sketch, topology, Nodes.of(topology, sketch), without)
     if strict:
         crossing.require_links()
-    posed = _with_ports(_selected(crossing), crossing)
+    posed = _with_ports(selected(crossing), crossing)
     if demand.reduces:
         posed = posed.reversed()
     ends = np.array(sorted(posed.links), dtype=np.int64).reshape(-1, 2)
@@ -60,7 +60,8 @@ def logical(
     return Logical(posed, rules, tuple(_generators(sketch, topology, without)), tuple(_notes(sketch)))
 
 
-def _selected(crossing: Crossing) -> Topology:
+def selected(crossing: Crossing) -> Topology:
+    """The links that a sketch leaves of a topology. O(links log links)."""
     topology = crossing.topology
     pairs = sorted(topology.links)
     ends = np.array(pairs, dtype=np.int64).reshape(-1, 2)

@@ -18,15 +18,21 @@ from commlib.demand import Demand
 from commlib.topology import CostTable
 
 Ints = npt.NDArray[np.int64]
-ALL = -1
-"""In an item's signature: every rank but the origin is a destination."""
+Bools = npt.NDArray[np.bool_]
+Words = npt.NDArray[np.uint64]
+_Elements = dict[bytes, tuple[Ints, Ints]]
+"""By a permutation's bytes: what it does to ranks and to shared resources."""
 
 
 @dataclass(frozen=True, eq=False)
 class Symmetry:
-    """A group of permutations: ``images[g, r]`` is where element g moves rank r; row 0 is the identity."""
+    """A group of permutations: ``images[g, r]`` is where element g moves rank r; row 0 is the identity.
+
+    ``generators`` (None: all images) are elements from which all others are products.
+    """
 
     images: Ints
+    generators: Ints | None = field(default=None, repr=False)
 
     @property
     def order(self) -> int:
@@ -39,12 +45,141 @@ class Symmetry:
         return Symmetry(np.arange(ranks, dtype=np.int64).reshape(1, -1))
 
 
+def mixed(values: Ints) -> Words:
+    """Well spread 64-bit words, one for each integer (splitmix64, Steele et al. 2014); deterministic."""
+    words = values.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
+
+
+@dataclass(frozen=True, eq=False)
+class _Items:
+    """A demand's items as columns; item i goes to ``destination[start[i]:start[i + 1]]``, in order."""
+
+    ranks: int
+    origin: Ints
+    size: Ints
+    start: Ints
+    destination: Ints
+
+    @staticmethod
+    def of(demand: Demand) -> _Items:
+        items, ranks = demand.items, demand.ranks
+        wanted = [item.destinations for item in items]
+        # All others, or nobody: equal origins say it all, and long rows of them would only cost time.
+        wanted = [() if len(row) == ranks - 1 else row for row in wanted]
+        count = [len(row) for row in wanted]
+        return _Items(
+            ranks,
+            np.array([item.origin for item in items], dtype=np.int64),
+            np.array([2 * item.size + (len(item.destinations) == ranks - 1) for item in items], dtype=np.int64),
+            np.concatenate([[0], np.cumsum(count, dtype=np.int64)]).astype(np.int64),
+            np.array([rank for row in wanted for rank in row], dtype=np.int64),
+        )
+
+    @cached_property
+    def count(self) -> Ints:
+        return np.diff(self.start)
+
+    @cached_property
+    def row(self) -> Ints:
+        """The item of each entry of ``destination``."""
+        return np.repeat(np.arange(len(self.origin)), self.count)
+
+    def sorted(self, image: Ints) -> tuple[tuple[npt.NDArray[np.generic], ...], Ints]:
+        """(the items' keys under a permutation in order, the items in that order); equal keys stay in their order."""
+        words = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(mixed(image[self.destination]))])
+        keys = (image[self.origin], self.size, self.count, words[self.start[1:]] - words[self.start[:-1]])
+        order = np.lexsort(keys[::-1])
+        return tuple(key[order] for key in keys), order
+
+    @cached_property
+    def identity(self) -> tuple[tuple[npt.NDArray[np.generic], ...], Ints]:
+        return self.sorted(np.arange(self.ranks, dtype=np.int64))
+
+    def moved(self, image: Ints) -> Ints | None:
+        """The item that each item is mapped to, or None."""
+        keys, order = self.sorted(image)
+        if not all(np.array_equal(key, own) for key, own in zip(keys, self.identity[0], strict=True)):
+            return None
+        to = np.empty(len(order), dtype=np.int64)
+        to[order] = self.identity[1]
+        # Keys hold a sum of words for each set of destinations; equal sums are no proof, so look at the sets.
+        reached = np.sort(self.row * self.ranks + image[self.destination]) - self.row * self.ranks
+        place = np.arange(len(self.row)) - self.start[:-1][self.row] + self.start[:-1][to][self.row]
+        return to if np.array_equal(self.destination[place], reached) else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Uses:
+    """The uses of a cost table, so ordered within each link that equal links have like uses in like places."""
+
+    costs: CostTable
+
+    @cached_property
+    def count(self) -> Ints:
+        """Uses of each link."""
+        return np.diff(self.costs.use_start)
+
+    @cached_property
+    def link(self) -> Ints:
+        """The link of each use."""
+        return np.repeat(np.arange(self.costs.links), self.count)
+
+    @cached_property
+    def _order(self) -> Ints:
+        costs, total = self.costs, len(self.costs.resource_names)
+        ends = [
+            np.bincount(np.unique(costs.use_resource * costs.ranks + end[self.link]) // costs.ranks, minlength=total)
+            for end in (costs.source, costs.target)
+        ]
+        users = np.bincount(costs.use_resource, minlength=total)
+        colour = [column[costs.use_resource] for column in (users, *ends)]
+        shared = costs.use_resource >= costs.links
+        return np.lexsort((*colour, *costs.use_ticks.T, shared, self.link))
+
+    @cached_property
+    def resource(self) -> Ints:
+        """The resource of each use."""
+        return self.costs.use_resource[self._order]
+
+    @cached_property
+    def ticks(self) -> Ints:
+        """Shape (uses, sizes)."""
+        return self.costs.use_ticks[self._order]
+
+    @cached_property
+    def together(self) -> tuple[Ints, Ints]:
+        """The pairs of shared resources (numbered from 0) that some link takes at once, each with itself, too."""
+        shared = np.flatnonzero(self.resource >= self.costs.links)
+        resource, link = self.resource[shared] - self.costs.links, self.link[shared]
+        total = max(1, len(self.costs.resource_names) - self.costs.links)
+        found = [resource * total + resource]
+        for apart in range(1, int(self.count.max(initial=1))):
+            same = link[apart:] == link[:-apart]
+            first, second = resource[apart:][same], resource[:-apart][same]
+            found += [first * total + second, second * total + first]
+        pairs = np.unique(np.concatenate(found))
+        return pairs // total, pairs % total
+
+    def mapped(self, links: Ints) -> Ints:
+        """The use that each use of a link becomes, place by place."""
+        start = self.costs.use_start[:-1]
+        place = np.arange(len(self.link)) - start[self.link]
+        return start[links][self.link] + place
+
+
 @dataclass(frozen=True, eq=False)
 class Actions:
-    """What rank permutations do to the links, resources and items of a problem."""
+    """What rank permutations do to the links, resources and items of a problem.
+
+    ``allowed``, shape (items, links), is what a sketch allows; None: everything.
+    """
 
     costs: CostTable
     demand: Demand
+    allowed: Bools | None = None
 
     @cached_property
     def link_number(self) -> Ints:
@@ -53,114 +188,110 @@ class Actions:
         number[self.costs.source, self.costs.target] = np.arange(self.costs.links)
         return number
 
+    @cached_property
+    def _uses(self) -> _Uses:
+        return _Uses(self.costs)
+
+    @cached_property
+    def _items(self) -> _Items:
+        return _Items.of(self.demand)
+
     def links(self, image: Ints) -> Ints:
         """Shape (L,): the link that each link is mapped to; -1 where there is none."""
         return self.link_number[image[self.costs.source], image[self.costs.target]]
 
     def resources(self, image: Ints) -> Ints | None:
-        """Shape (R,): the resource that each is mapped to; None when costs or sharing are not kept."""
-        costs, links = self.costs, self.links(image)
+        """Shape (R,): the resource that each is mapped to (-1: nobody uses it); None when costs or sharing are lost."""
+        costs, uses, links = self.costs, self._uses, self.links(image)
         if (links < 0).any() or not np.array_equal(costs.latency[links], costs.latency):
             return None
-        count = np.diff(costs.use_start)
-        if not np.array_equal(count[links], count):
+        if not np.array_equal(uses.count[links], uses.count):
             return None
-        mapped = self._mapped_uses(links)
-        if not np.array_equal(costs.use_ticks[mapped], costs.use_ticks):
+        mapped = uses.mapped(links)
+        if not np.array_equal(uses.ticks[mapped], uses.ticks):
             return None
         to = np.full(len(costs.resource_names), -1, dtype=np.int64)
-        to[costs.use_resource] = costs.use_resource[mapped]
-        used = np.unique(costs.use_resource)
-        if not np.array_equal(to[costs.use_resource], costs.use_resource[mapped]):
+        to[uses.resource] = uses.resource[mapped]
+        if not np.array_equal(to[uses.resource], uses.resource[mapped]):
             return None
-        return to if len(np.unique(to[used])) == len(used) else None
-
-    def _mapped_uses(self, links: Ints) -> Ints:
-        """The use that each use of a link becomes, place by place."""
-        start = self.costs.use_start
-        count = np.diff(start)
-        place = np.arange(len(self.costs.use_resource)) - np.repeat(start[:-1], count)
-        return np.repeat(start[links], count) + place
+        return to if np.bincount(to[to >= 0], minlength=1).max() <= 1 else None
 
     def items(self, image: Ints) -> Ints | None:
-        """Shape (I,): the item that each item is mapped to; None when the collective is not kept."""
-        to = np.full(len(self.demand.items), -1, dtype=np.int64)
-        seen: dict[object, int] = {}
-        for number in range(len(self.demand.items)):
-            key = self._signature(number, image)
-            place = seen.get(key, 0)
-            seen[key] = place + 1
-            same = self._alike.get(key, ())
-            if place >= len(same):
-                return None
-            to[number] = same[place]
-        return to
+        """Shape (I,): the item that each item is mapped to; None when the collective is not kept.
 
-    @cached_property
-    def _alike(self) -> dict[object, list[int]]:
-        """The items of each signature, in order; equal ones correspond by their place."""
-        identity = np.arange(self.costs.ranks, dtype=np.int64)
-        found: dict[object, list[int]] = {}
-        for number in range(len(self.demand.items)):
-            found.setdefault(self._signature(number, identity), []).append(number)
-        return found
-
-    def _signature(self, number: int, image: Ints) -> object:
-        item = self.demand.items[number]
-        wanted = item.destinations
-        if len(wanted) == self.costs.ranks - 1:
-            return int(image[item.origin]), ALL, item.size
-        return int(image[item.origin]), tuple(sorted(image[list(wanted)].tolist())), item.size
+        Equal items correspond by their order. O(items log items).
+        """
+        return self._items.moved(image)
 
     def keeps(self, image: Ints) -> bool:
-        """Whether a permutation maps the problem to itself. O(uses + items)."""
-        return self.resources(image) is not None and self.items(image) is not None
+        """Whether a permutation maps the problem to itself. O(uses + items log items), more with ``allowed``."""
+        if self.resources(image) is None:
+            return False
+        to = self.items(image)
+        if to is None or self.allowed is None:
+            return to is not None
+        links = self.links(image)
+        return all(np.array_equal(self.allowed[other][links], row) for other, row in zip(to, self.allowed, strict=True))
 
     def is_free(self, image: Ints) -> bool:
-        """Whether it fixes no rank and maps no transfer to one that takes the same resource."""
-        if (image == np.arange(len(image))).any():
-            return False
-        links, costs = self.links(image), self.costs
-        count = np.diff(costs.use_start)
-        link_of = np.repeat(np.arange(costs.links), count)
-        total = len(costs.resource_names)
-        own = link_of * total + costs.use_resource
-        theirs = np.argsort(links)[link_of] * total + costs.use_resource
-        return not np.isin(own, theirs).any()
+        """Whether it keeps the resources, fixes no rank and maps no transfer to one that takes the same resource."""
+        to = self.resources(image)
+        return to is not None and self._moves_all(image, self._shared(to))
+
+    def _shared(self, to: Ints) -> Ints:
+        """The part of a resource map that is about shared resources, numbered from 0; unused ones stay."""
+        shared = to[self.costs.links :] - self.costs.links
+        return np.where(shared < 0, np.arange(len(shared)), shared)
+
+    def _moves_all(self, image: Ints, shared: Ints) -> bool:
+        # Links of their own are moved where ranks are; a shared resource may only go where no link takes both.
+        first, second = self._uses.together
+        fixes = (image == np.arange(len(image))).any() or (shared[first] == second).any()
+        return not fixes
 
     def group(self, generators: Iterable[Ints], limit: int = 4096) -> tuple[Symmetry, list[Ints]]:
         """The free group that the generators span, and the generators that had to be left out.
 
         Generators are added one after the other; one that does not keep the problem, or with which the group would no
-        longer be free or have more than ``limit`` elements, is left out.
+        longer be free or have more than ``limit`` elements, is left out. O(order x generators x ranks).
         """
-        images = [np.arange(self.costs.ranks, dtype=np.int64)]
-        left: list[Ints] = []
-        used: list[Ints] = []
+        rank = np.arange(self.costs.ranks, dtype=np.int64)
+        shared = np.arange(len(self.costs.resource_names) - self.costs.links, dtype=np.int64)
+        elements, used, left = {rank.tobytes(): (rank, shared)}, list[tuple[Ints, Ints]](), []
         for generator in generators:
-            known = {row.tobytes() for row in images}
-            if generator.tobytes() in known:
+            if generator.tobytes() in elements:
                 continue
-            grown = self._grown(images, [*used, generator], limit) if self.keeps(generator) else None
-            if grown is None:
+            # A free group has at most as many elements as ranks, and one that grows at least doubles.
+            moves = self._shared_moves(generator) if 2 * len(elements) <= min(limit, len(rank)) else None
+            grown = None if moves is None else self._closure(elements, [*used, (generator, moves)], limit)
+            if moves is None or grown is None:
                 left.append(generator)
             else:
-                images = grown
-                used.append(generator)
-        return Symmetry(np.array(images)), left
+                elements = grown
+                used.append((generator, moves))
+        images = np.array([image for image, _ in elements.values()])
+        return Symmetry(images, np.array([image for image, _ in used]).reshape(-1, len(rank))), left
 
-    def _grown(self, images: list[Ints], generators: list[Ints], limit: int) -> list[Ints] | None:
-        """The closure of a group with one more generator; None when it is not free, or too large."""
-        grown, known = list(images), {row.tobytes() for row in images}
-        for row in grown:  # grows while it is walked: a breadth-first closure
-            for generator in generators:
-                product = generator[row]
-                if product.tobytes() in known:
+    def _shared_moves(self, generator: Ints) -> Ints | None:
+        """What a generator does to shared resources; None when it does not keep the problem or is not free."""
+        to = self.resources(generator)
+        if to is None or not self._moves_all(generator, self._shared(to)) or not self.keeps(generator):
+            return None
+        return self._shared(to)
+
+    def _closure(self, elements: _Elements, steps: list[tuple[Ints, Ints]], limit: int) -> _Elements | None:
+        """The closure of a group with one more generator, the last; None when it is not free, or too large."""
+        grown, rows = dict(elements), list(elements.values())
+        for image, shared in rows:  # grows while it is walked: a breadth-first closure
+            for step, moves in steps:
+                product = step[image]
+                key = product.tobytes()
+                if key in grown:
                     continue
-                if len(grown) >= min(limit, len(row)) or not self.is_free(product):
+                grown[key] = product, moves[shared]
+                if len(grown) > min(limit, len(image)) or not self._moves_all(*grown[key]):
                     return None
-                grown.append(product)
-                known.add(product.tobytes())
+                rows.append(grown[key])
         return grown
 
 
@@ -174,16 +305,26 @@ class Orbits:
 
 
 def orbits(actions: Actions, symmetry: Symmetry) -> Orbits:
-    """The orbits of items and resources. O(order x (uses + items))."""
-    items = np.arange(len(actions.demand.items), dtype=np.int64)
-    slots = np.arange(len(actions.costs.resource_names), dtype=np.int64)
-    for image in symmetry.images[1:]:
-        to_items, to_resources = actions.items(image), actions.resources(image)
-        if to_items is not None and to_resources is not None:
-            np.minimum.at(items, to_items, np.arange(len(items)))
-            known = to_resources >= 0
-            np.minimum.at(slots, to_resources[known], np.flatnonzero(known))
-    return Orbits(tuple(np.unique(items).tolist()), items, slots)
+    """The orbits of items and resources. O(generators x (uses + items) log order)."""
+    generators = symmetry.images[1:] if symmetry.generators is None else symmetry.generators
+    maps = [(actions.items(image), actions.resources(image)) for image in generators]
+    items = _first_of_orbits(len(actions.demand.items), [to for to, _ in maps if to is not None], symmetry.order)
+    every = np.arange(len(actions.costs.resource_names), dtype=np.int64)
+    slots = [np.where(to < 0, every, to) for _, to in maps if to is not None]
+    return Orbits(tuple(np.unique(items).tolist()), items, _first_of_orbits(len(every), slots, symmetry.order))
+
+
+def _first_of_orbits(count: int, maps: list[Ints], order: int) -> Ints:
+    """The least member of each orbit under permutations of cycles no longer than ``order``."""
+    first = np.arange(count, dtype=np.int64)
+    while True:
+        before = first
+        for to in maps:
+            power, reach = to, 1
+            while reach < order:  # after each round, the least of twice as many images
+                first, power, reach = np.minimum(first, first[power]), power[power], 2 * reach
+        if np.array_equal(before, first):
+            return first
 
 
 def rotation(ranks: int, offset: int, group: int) -> Ints:
@@ -193,14 +334,20 @@ def rotation(ranks: int, offset: int, group: int) -> Ints:
 
 
 def likely(ranks: int) -> Iterator[Ints]:
-    """Permutations worth a try on any topology: rotations of blocks and exclusive-or with a mask.
+    """Permutations worth a try on any topology: rotations of blocks, exclusive-or with a mask, and mirrors of blocks.
 
-    They generate the full translation groups of rings, row-major tori and meshes of nodes, hypercubes and switches.
+    They generate the full translation groups of rings, row-major tori and nodes of ranks, hypercubes and switches.
+    O(divisors squared + ranks) of them, on more than 256 ranks only those masks that have one bit or all.
     """
     divisors = [d for d in range(1, ranks + 1) if ranks % d == 0]
     pairs = [(offset, group) for group in divisors for offset in divisors if group % offset == 0 and offset < group]
     for offset, group in sorted(pairs, key=lambda pair: (-(pair[1] // pair[0]), pair[0])):
         yield rotation(ranks, offset, group)
+    rank = np.arange(ranks, dtype=np.int64)
     if ranks & (ranks - 1) == 0:
-        for mask in range(1, ranks):
-            yield np.arange(ranks, dtype=np.int64) ^ mask
+        masks = range(1, ranks) if ranks <= 256 else [1 << bit for bit in range(ranks.bit_length() - 1)]
+        for mask in masks:
+            yield rank ^ mask
+    for offset, group in pairs:  # the order of blocks of ``offset`` ranks is turned round in each group
+        block = rank % group // offset
+        yield rank + (group // offset - 1 - 2 * block) * offset

@@ -19,7 +19,7 @@ STAGES = [
     {"errors"},
     {"symmetry", "sketch"},
     {"problem"},
-    {"schedule", "engine", "discover", "logical", "explain"},
+    {"schedule", "engine", "discover", "crossing", "logical", "explain"},
     {"pose"},
 ]
 
