@@ -62,7 +62,7 @@ def reducing(schedule: Schedule) -> Moves:
     return better(found, listed(demand.collective, costs, parcels, rows))
 
 
-def allreduce(scatter: Schedule, gather: Schedule) -> Moves:
+def allreduce_moves(scatter: Schedule, gather: Schedule) -> Moves:
     """Allreduce from schedules of reducescatter and allgather with as many ranks, chunks and bytes per chunk.
 
     Each chunk's gathering starts when its sum is complete. Resources serve the reductions first, or whatever list

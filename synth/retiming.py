@@ -160,3 +160,20 @@ def turned(costs: CostTable) -> CostTable:
         costs.use_ticks[uses],
         (*names, *costs.resource_names[costs.links :]),
     )
+
+
+def is_reversible(costs: CostTable) -> bool:
+    """Whether the mirror image of every schedule is one on the links turned round, as long and as free of conflicts.
+
+    So it is where all links and sizes that share a resource hold it for the same time short of their latency. Then a
+    proof about the mirrored problem is one about the problem. O(uses).
+    """
+    link = np.repeat(np.arange(costs.links), np.diff(costs.use_start))
+    rest = costs.latency[link] - costs.use_ticks
+    low = np.full(len(costs.resource_names), np.iinfo(np.int64).max)
+    high = np.full(len(costs.resource_names), np.iinfo(np.int64).min)
+    taken = costs.use_ticks > 0
+    owner = np.broadcast_to(costs.use_resource[:, None], rest.shape)
+    np.minimum.at(low, owner[taken], rest[taken])
+    np.maximum.at(high, owner[taken], rest[taken])
+    return bool((high <= low).all())

@@ -44,10 +44,12 @@ class CompileOptions:
 
     With the default of 1 it is safe at every depth; where steps of count > 1 are split into chunks, at every depth
     from the largest count on. A larger value lets a threadblock send further ahead of what it receives.
+    ``keep_order``: connections carry messages in the order of the trace, as a schedule wants it, not by depth.
     """
 
     fuse: bool = True
     fifo_depth: int = 1
+    keep_order: bool = False
 
 
 DEFAULT = CompileOptions()
@@ -73,7 +75,7 @@ def schedule(trace: Trace, options: CompileOptions = DEFAULT) -> tuple[Instructi
         raise CompileError(f"a FIFO has at least one slot, not {options.fifo_depth}")
     expanded = Instances()(trace)
     lowered = Lower()(ReceiveReduce()(expanded) if options.fuse else expanded)
-    fuse, order = Fuse(), Order(options.fifo_depth)
+    fuse, order = Fuse(), Order(options.fifo_depth, options.keep_order)
     for attempt in itertools.count():
         graph = fuse(lowered) if options.fuse else lowered
         graph, owners, misfits = Channels()(graph)

@@ -2,7 +2,8 @@
 
 Three steps. First every message of a connection gets its place in it: by the depth of its operation when send and
 receive are taken as one, then by trace order. Depth grows along every path of dependences, so neither end can need
-another order. Then levels are longest paths over hazards, messages, the order of each connection, and the bounded
+another order. Trace order alone would do as well, and ``keep_order`` asks for it: schedules chose that order. Then
+levels are longest paths over hazards, messages, the order of each connection, and the bounded
 FIFO: a message of k chunks needs k slots of its FIFO, so it is sent after the receive that makes room for it.
 Last, threadblocks in level order are tried: if no cycle is left, that is a schedule which completes at this FIFO
 depth, and by confluence every schedule completes.
@@ -40,11 +41,12 @@ class Order:
     """
 
     fifo_depth: int = 1
+    keep_order: bool = False
 
     def __call__(self, graph: InstructionGraph, hazards: Edges) -> tuple[InstructionGraph, list[int]]:
         """Apply the pass."""
         events = Events.of(graph)
-        place = _places(graph, hazards)
+        place = np.arange(len(graph.trace)) if self.keep_order else _places(graph, hazards)
         hard, soft = self._edges(graph, hazards, events, place)
         level, refused = settle(events, hard, soft, events.keys(graph, place), set())
         ordered = graph.with_columns(level=level[: len(graph)])
