@@ -13,7 +13,7 @@ from commlib.collectives import Collective, collective
 from commlib.demand import chunk_bytes as bytes_per_chunk
 from commlib.errors import SpecError
 from commlib.topology import Topology
-from synth.compose import allreduce, moves_of
+from synth.compose import allreduce_moves, moves_of
 from synth.engine import Budget, Ended, Outcome, Stage
 from synth.moves import Moves
 from synth.portfolio import Plan, run
@@ -161,16 +161,26 @@ def _same_rules(one: Rules, other: Rules) -> bool:
 
 def problem_bounds(problem: Problem) -> list[Bound]:
     """The lower bounds of a problem, best first; nodes are the groups of ranks that are looked at."""
-    groups: dict[int, list[int]] = {}
-    for rank, node in enumerate(problem.topology.node_of):
-        groups.setdefault(node, []).append(rank)
     return bounds(
         problem.costs,
         problem.demand,
         allowed=problem.rules.allowed,
         representatives=problem.representatives,
-        groups=tuple(groups.values()) if len(groups) > 1 else (),
+        groups=_nodes(problem.topology),
     )
+
+
+def _nodes(topology: Topology) -> list[list[int]]:
+    """The ranks of each node; nothing where there is one node only."""
+    groups: dict[int, list[int]] = {}
+    for rank, node in enumerate(topology.node_of):
+        groups.setdefault(node, []).append(rank)
+    return list(groups.values()) if len(groups) > 1 else []
+
+
+def _allreduce_bound(problem: Problem, wanted: Collective) -> Bound:
+    ranks = sorted({problem.demand.items[item].origin for item in problem.representatives})
+    return allreduce_bounds(problem.costs, wanted, groups=_nodes(problem.topology), ranks=ranks)[0]
 
 
 def _allreduce(asked: Question, mode: str, budget: Budget, known: Known) -> Result:
@@ -180,9 +190,9 @@ def _allreduce(asked: Question, mode: str, budget: Budget, known: Known) -> Resu
     half = replace(budget, seconds=budget.left / 2, began=time.monotonic())
     scatter = _phase(asked, collective("reducescatter", ranks, chunks), mode, half, known)
     gather = _phase(asked, collective("allgather", ranks, chunks), mode, budget, known, scatter)
-    moves = allreduce(scatter.schedule, gather.schedule)
-    best = allreduce_bounds(gather.posed.problem.costs, asked.collective)[0]
-    whole = allreduce_bounds(gather.posed.whole.costs, asked.collective)[0]
+    moves = allreduce_moves(scatter.schedule, gather.schedule)
+    best = _allreduce_bound(gather.posed.problem, asked.collective)
+    whole = _allreduce_bound(gather.posed.whole, asked.collective)
     ended = Ended.PROOF if moves.ticks <= best.ticks else _worse(scatter.outcome.ended, gather.outcome.ended)
     return _result(asked, moves, (scatter, gather), _Facts(best.seconds, best.kind, best, whole, ended))
 

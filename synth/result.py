@@ -85,10 +85,9 @@ class Result:
         Raises:
             VerificationError: the verifier found something wrong (which would be a defect of the synthesizer).
         """
-        from commlib.compiler import compile_trace
-        from synth.lowering import lower
+        from synth.lowering import compiled
 
-        algorithm = compile_trace(lower(self.moves, self.collective, self.name, instances=self.instances))
+        algorithm = compiled(self.moves, self.name, instances=self.instances)
         report = _verified(algorithm)
         if not report.proved >= algorithm.placements:
             raise VerificationError(report.text(), findings=report.findings)
