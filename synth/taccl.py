@@ -1,0 +1,175 @@
+"""The taccl engine: routing, ordering, contiguity and exact scheduling, as in TACCL (NSDI 2023), without its losses.
+
+TACCL fixes the routes first and loses a third to a half when no order of theirs meets the routing's time. Here, while
+the schedule takes longer than the routing, other routes of the same time are tried, and then the joint problem of
+routing and scheduling is solved with the schedule as incumbent.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from synth.contiguity import schedule_exactly
+from synth.engine import Budget, Ended, Engine, Outcome, Progress, Stage
+from synth.errors import SolverError
+from synth.ordering import keeps_own_first, order_routes, with_own_first
+from synth.problem import Problem
+from synth.routing import Routes, Routing, another, route, routed_time, routes_of
+from synth.routing_model import Weight
+from synth.schedule import Transfer, makespan
+from synth.spread import first_plan
+
+Plan = tuple[Transfer, ...]
+ATTEMPTS = 3
+"""Other routings of the same time that are tried before the joint problem is solved."""
+MOST_CHOICES = 20_000
+"""Transfers to choose from (representatives x links) beyond which one routing is all that the time allows."""
+
+
+@dataclass(eq=False)
+class _Search:
+    """Where a solve stands: the best plan, the bound that counts, and what was done."""
+
+    problem: Problem
+    budget: Budget
+    plan: Plan
+    bound: int
+    kind: str = ""
+    ended: Ended = Ended.HEURISTIC
+    stages: list[Stage] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def end(self) -> int:
+        """The makespan of the best plan."""
+        return makespan(self.problem, self.plan)
+
+    def offer(self, plan: Plan) -> None:
+        """Keep a plan that is better."""
+        if makespan(self.problem, plan) < self.end or not keeps_own_first(self.problem, self.plan):
+            self.plan = plan
+
+    def stage(self, name: str, work: Callable[[], None]) -> None:
+        """Do a stage and note its seconds."""
+        began = time.monotonic()
+        work()
+        self.stages.append(Stage(name, time.monotonic() - began))
+        self.budget.report(Progress(name, self.end, self.bound, self.budget.left))
+
+
+def solve_taccl(problem: Problem, budget: Budget, bound: int = 0, incumbent: Plan | None = None) -> Outcome:
+    """The best schedule found (see synth.engine.Engine); ``bound`` and the outcome's bound are ticks.
+
+    The routing's bound counts only where a proof about symmetric schedules is one about all; else it is a note.
+
+    Raises:
+        SynthesisError: a destination cannot be reached over the links that its item may use.
+        SolverError: there is no solver for the routing.
+    """
+    began = time.monotonic()
+    plan = first_plan(problem, budget, bound) if incumbent is None else incumbent
+    search = _Search(problem, budget, with_own_first(problem, plan), bound)
+    search.stages.append(Stage("incumbent", time.monotonic() - began))
+    if search.end > bound or problem.rules.switches or problem.rules.spread:
+        _run(search)
+    if search.end <= search.bound:
+        search.ended = Ended.PROOF
+    return Outcome(
+        "taccl", search.plan, search.bound, search.kind, search.ended, tuple(search.stages), tuple(search.notes)
+    )
+
+
+def _run(search: _Search) -> None:
+    problem = search.problem
+    found: list[Routing] = []
+    start = routes_of(problem, search.plan)
+    search.stage("routing", lambda: found.append(route(problem, _share(search, 0.5), search.bound, start)))
+    routing = found[0]
+    _learn(search, routing)
+    _schedule(search, routing.routes, routing.bound)
+    if search.end > routing.bound and routing.ended is Ended.PROOF:
+        search.stage("other routes", lambda: _try_others(search, routing))
+    if search.end > search.bound:
+        search.stage("joint", lambda: _close(search))
+
+
+def _share(search: _Search, part: float) -> Budget:
+    """A part of the time that is left, with all of the work."""
+    return replace(search.budget, seconds=search.budget.left * part, began=time.monotonic())
+
+
+def _learn(search: _Search, routing: Routing) -> None:
+    """What the routing proves: a bound for the problem, or only for schedules with its symmetry."""
+    if routing.bound <= search.bound:
+        return
+    if search.problem.quotient_is_exact:
+        search.bound, search.kind = routing.bound, "routing"
+    else:
+        seconds = search.problem.costs.seconds(routing.bound)
+        search.notes.append(f"no routing with the symmetry that was found takes less than {seconds:.6g} s")
+    if routing.ended is not Ended.PROOF:
+        search.ended = routing.ended
+
+
+def _schedule(search: _Search, routes: Routes, bound: int) -> None:
+    """Stages 2 and 3 for given routes."""
+    plans: list[Plan] = []
+    search.stage("ordering", lambda: plans.append(order_routes(search.problem, routes, bound, search.budget)))
+    target = max(bound, routed_time(search.problem, routes))
+    share = _share(search, 0.2)
+    search.stage(
+        "scheduling", lambda: plans.append(schedule_exactly(search.problem, plans[0], target, share))
+    )
+    search.offer(plans[-1])
+
+
+def _try_others(search: _Search, routing: Routing) -> None:
+    """Other routings that take no longer: short trees first, then any."""
+    problem = search.problem
+    if len(problem.representatives) * problem.costs.links > MOST_CHOICES:
+        return
+    chance = random.Random(search.budget.seed)
+    for attempt in range(ATTEMPTS):
+        if search.end <= routing.bound or search.budget.left == 0:
+            break
+        weight = _short(problem) if attempt == 0 else _any(chance)
+        routes = another(problem, _share(search, 0.1), routing.time, routing.bound, weight)
+        if routes is not None:
+            plan = order_routes(problem, routes, routing.bound, search.budget)
+            search.offer(schedule_exactly(problem, plan, routing.bound, _share(search, 0.1)))
+
+
+def _short(problem: Problem) -> Weight:
+    """Links weigh what the item's distance over them is: the sum of arrivals is small, and so are the tails."""
+    distances = {item: problem.distances(item) for item in problem.representatives}
+    largest = max((max(distance) for distance in distances.values()), default=1) or 1
+
+    def weight(item: int, link: int) -> float:
+        size = problem.demand.items[item].size
+        return (distances[item][problem.ends[link][0]] + problem.latencies[size][link]) / largest
+
+    return weight
+
+
+def _any(chance: random.Random) -> Weight:
+    return lambda item, link: chance.random()
+
+
+def _close(search: _Search) -> None:
+    """The joint problem, with the schedule as incumbent."""
+    from synth.exact import solve_exact  # its solver is loaded only here
+
+    exact: Engine = solve_exact
+    try:
+        outcome = exact(search.problem, _share(search, 1.0), search.bound, search.plan)
+    except SolverError as error:
+        search.notes.append(f"no joint schedule was sought: {error}")
+        return
+    search.offer(outcome.plan)
+    if outcome.bound > search.bound:
+        search.bound, search.kind = outcome.bound, outcome.bound_kind
+    search.ended = outcome.ended
+    search.notes += outcome.notes
