@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from commlib.collectives import Collective
 from commlib.compiler import CompileOptions, compile_trace
 from commlib.dsl import BufferLike, Chunk, Program
 from commlib.ir.algorithm import Algorithm
@@ -26,37 +25,26 @@ SCHEDULED = CompileOptions(fuse=False, keep_order=True)
 fused, because a fused step would make a link wait for a receive that the schedule does not wait for."""
 
 
-def lower(
-    moves: Moves,
-    collective: Collective | None = None,
-    name: str = "synthesized",
-    *,
-    instances: int = 1,
-    topology: Topology | None = None,
-) -> Trace:
+def lower(moves: Moves, name: str = "synthesized", *, instances: int = 1, topology: Topology | None = None) -> Trace:
     """The program of moves, right in place and out of place (where the collective has both).
 
-    ``collective`` is that of the moves where it is not given. ``instances`` cuts every chunk into that many parts,
-    each with a channel of its own on every link. With a ``topology``, links must be among its. Compile it with
-    ``SCHEDULED``. Complexity: O(M log M).
+    ``instances`` cuts every chunk into that many parts, each with a channel of its own on every link. With a
+    ``topology``, links must be among its. Compile it with ``SCHEDULED``. Complexity: O(M log M).
 
     Raises:
         ScheduleError: the moves send what is not there (see ``check_moves``).
         ProgramError: the topology lacks a link.
     """
-    whole = moves.collective if collective is None else collective
-    program = Program(whole, name, topology=topology, instances=instances)
+    program = Program(moves.collective, name, topology=topology, instances=instances)
     rows = list(moves.rows())
     arrived = [rows[m] for m in np.argsort(moves.arrival, kind="stable").tolist()]
     _Recording(program, moves.parcels, arrived).run(arrived)
     return program.trace()
 
 
-def compiled(
-    moves: Moves, collective: Collective | None = None, name: str = "synthesized", *, instances: int = 1
-) -> Algorithm:
+def compiled(moves: Moves, name: str = "synthesized", *, instances: int = 1) -> Algorithm:
     """The algorithm of moves: ``lower``, then the compiler. Nothing is verified here."""
-    return compile_trace(lower(moves, collective, name, instances=instances), SCHEDULED)
+    return compile_trace(lower(moves, name, instances=instances), SCHEDULED)
 
 
 class _Recording:
@@ -73,8 +61,8 @@ class _Recording:
         """Record everything."""
         for move in rows:
             self._move(move)
-        for parcel, rank in self._places.early:
-            self._gather(parcel, rank)
+        for place in self._places.early:
+            self._gather(*place)
         for number, parcel in enumerate(self._parcels):
             for rank, slots in parcel.slots.items():
                 self._deliver(number, rank, slots)
