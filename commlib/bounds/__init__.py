@@ -5,9 +5,11 @@ shared resources from others while they are busy, and is sent on only after it h
 schedule of that model, duplicates, detours and all; none trusts a solver or floating-point arithmetic.
 """
 
+from commlib.bounds.allreduce import TotalCertificate, allreduce_bounds
 from commlib.bounds.api import bounds
 from commlib.bounds.bound import Bound, Certificate, best_first
 from commlib.bounds.crossing import CrossingCertificate
+from commlib.bounds.cut import FlowArcs, cut_bounds
 from commlib.bounds.distance import PathCertificate, distance_bound
 from commlib.bounds.groups import ingress_bounds
 from commlib.bounds.work import Work
@@ -16,10 +18,14 @@ __all__ = [
     "Bound",
     "Certificate",
     "CrossingCertificate",
+    "FlowArcs",
     "PathCertificate",
+    "TotalCertificate",
     "Work",
+    "allreduce_bounds",
     "best_first",
     "bounds",
+    "cut_bounds",
     "distance_bound",
     "ingress_bounds",
 ]

@@ -16,9 +16,9 @@ from commlib.topology.costs import CostTable, Ints
 
 @dataclass(frozen=True)
 class PathCertificate:
-    """``item`` (its number) must go from ``path[0]`` to ``path[-1]``; ``path`` is a quickest way."""
+    """``item`` (its number; None: any contribution) must go from ``path[0]`` to ``path[-1]``, a quickest way."""
 
-    item: int
+    item: int | None
     path: tuple[int, ...]
     ticks: int
     tick: float
@@ -26,9 +26,10 @@ class PathCertificate:
     def text(self) -> str:
         """The item, the path and its time."""
         way = " -> ".join(map(str, self.path))
+        what = "what begins there" if self.item is None else f"item {self.item}"
         return (
-            f"item {self.item} must reach rank {self.path[-1]} from rank {self.path[0]}: the quickest way, {way}, "
-            + (f"takes {microseconds(self.ticks, self.tick)}")
+            f"{what} must get from rank {self.path[0]} to rank {self.path[-1]}: the quickest way, {way}, "
+            f"takes {microseconds(self.ticks, self.tick)}"
         )
 
     def as_json(self) -> Json:
@@ -43,6 +44,8 @@ def distance_bound(
 
     An item is sent on only after it has arrived, so it reaches a rank no sooner than along the quickest path; queues
     only add to that. Items of the same origin, size class and links are looked at once.
+
+    For a demand that reduces, the path is shown as the sum travels it.
 
     Raises:
         TopologyError: a destination that the item cannot reach.
@@ -62,7 +65,8 @@ def distance_bound(
         raise _unreachable(number, demand.items[number].origin, destination, allowed is not None)
     item, links = demand.items[number], None if allowed is None else allowed[number]
     way = path(costs, item.size, links, _times(costs, item, links, known), item.origin, destination)
-    return bound("distance", worst, costs, PathCertificate(number, tuple(way), worst, costs.tick))
+    seen = tuple(reversed(way) if demand.reduces else way)
+    return bound("distance", worst, costs, PathCertificate(number, seen, worst, costs.tick))
 
 
 def _times(costs: CostTable, item: Item, links: Mask | None, known: dict[tuple[int, int, bytes], Ints]) -> Ints:

@@ -20,7 +20,7 @@ from commlib.bounds.work import Work, uses
 from commlib.errors import TopologyError
 from commlib.topology.costs import Ints
 
-_FULL_WORK = 1 << 26
+_FULL_WORK = 1 << 23
 """Entries x links of a group beyond which the second count (of entries to all destinations) is left out."""
 _THRESHOLDS = 8
 """Heads and tails, each, at which subsets of the items are tried."""
@@ -272,4 +272,6 @@ def _certificate(
     group, rest = np.flatnonzero(inside).tolist(), np.flatnonzero(~inside).tolist()
     enters = len(group) <= len(rest)
     shown = tuple(group if enters else rest)
-    return CrossingCertificate(shown, enters, items, tuple(machines), twice, ticks, work.costs.tick)
+    return CrossingCertificate(
+        shown, enters != work.demand.reduces, items, tuple(machines), twice, ticks, work.costs.tick
+    )

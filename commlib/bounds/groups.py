@@ -17,8 +17,10 @@ Group = tuple[int, ...]
 def ingress_bounds(work: Work, groups: Sequence[Sequence[int]] = ()) -> list[Bound]:
     """The counting bound into and out of every single rank and every group, where items must cross.
 
-    Groups are the given ones and the ranks that a shared resource's links lead to or come from (the ranks behind a
-    NIC or a port). Kinds: ``ingress``, ``egress``, or ``head-tail`` where one resource carries all of a group's items.
+    Groups are the given ones and, for each shared resource, the ranks that its links lead to or come from, the fewer
+    of the two (those behind a NIC or a port). Kinds: ``ingress``, ``egress``, or ``head-tail`` where one resource
+    carries all of a group's items.
+
     Complexity: that of ``entering.crossing_bound`` for each.
 
     Raises:
@@ -63,6 +65,6 @@ def _behind_resources(work: Work) -> list[Group]:
     cuts = np.flatnonzero(np.diff(resource[order])) + 1
     found = []
     for members in np.split(link[order], cuts) if len(order) else ():
-        found.append(tuple(np.unique(costs.target[members]).tolist()))
-        found.append(tuple(np.unique(costs.source[members]).tolist()))
+        before, after = np.unique(costs.source[members]).tolist(), np.unique(costs.target[members]).tolist()
+        found += [tuple(after)] * (len(after) <= len(before)) + [tuple(before)] * (len(before) <= len(after))
     return found

@@ -27,6 +27,7 @@ class Work:
     demand: Demand
     allowed: Mask | None = None
     representatives: tuple[int, ...] | None = None
+    ends: tuple[int, ...] | None = None
     origin: Ints = field(init=False, repr=False)
     size: Ints = field(init=False, repr=False)
     wanting: Ints = field(init=False, repr=False)
@@ -63,10 +64,12 @@ class Work:
 
     @cached_property
     def ranks(self) -> tuple[int, ...]:
-        """The ranks worth looking at: one per orbit where every rank is an origin, otherwise all.
+        """The ranks worth looking at: ``ends``, or one per orbit where every rank is an origin, otherwise all.
 
         Any choice is sound: a bound that is left out only cannot be found.
         """
+        if self.ends is not None:
+            return self.ends
         if self.representatives is None or len(set(self.origin.tolist())) < self.costs.ranks:
             return tuple(range(self.costs.ranks))
         return tuple(sorted({int(self.origin[number]) for number in self.representatives}))
