@@ -11,6 +11,8 @@ _WIDEST = 32
 """Ranks of the largest matrix."""
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _MOST_LINES = 12
+_NUMBER = re.compile(r"\b[0-9a-f:.]*[0-9][0-9a-f:.]*")
+"""Decimal numbers, and the bus ids of PCI devices."""
 Kind = tuple[float, float, bool]
 """What links of one kind have in common: alpha, beta, pipelined."""
 
@@ -31,7 +33,11 @@ def _title(topology: Topology) -> list[str]:
     degree = f"{low}" if low == high else f"{low} to {high}"
     nodes = f"{topology.nodes} nodes, " if topology.nodes > 1 else ""
     counts = f"{_plural(topology.ranks, 'rank')}, {nodes}{_plural(len(topology.links), 'link')}"
-    return [f"{topology.name}: {counts}, out-degree {degree}"]
+    return [f"{_printable(topology.name)}: {counts}, out-degree {degree}"]
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else repr(text)
 
 
 def _plural(count: int, noun: str) -> str:
@@ -85,7 +91,7 @@ def _row(topology: Topology, ranks: list[int], cells: list[str]) -> str:
 
 def _legend(topology: Topology, kinds: dict[Kind, int], letters: dict[Kind, str]) -> list[str]:
     size, unit = topology.unit.chunk_bytes, topology.unit
-    lines = [f"times in {unit.name} for {_bytes(size)}:"] if kinds else []
+    lines = [f"times in {_printable(unit.name)} for {_bytes(size)}:"] if kinds else []
     for (alpha, beta, pipelined), count in list(kinds.items())[:_MOST_LINES]:
         price = f"alpha {alpha / unit.seconds:.4g} + {size * beta / unit.seconds:.4g}"
         rate = f"{1e-9 / beta:.4g} GB/s" if beta else "no limit of rate"
@@ -108,7 +114,7 @@ def _shared(topology: Topology) -> list[str]:
     users = Counter(name for link in topology.links.values() for name in link.resources)
     groups: dict[str, list[int]] = {}
     for name in topology.resources:
-        groups.setdefault(re.sub("[0-9]+", "#", name), []).append(users[name])
+        groups.setdefault(_NUMBER.sub("#", _printable(name)), []).append(users[name])
     lines = []
     for name, counts in list(groups.items())[:_MOST_LINES]:
         low, high = min(counts), max(counts)

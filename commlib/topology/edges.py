@@ -19,6 +19,8 @@ from commlib.topology.model import Link, Topology
 from commlib.topology.numbers import is_cost
 from commlib.topology.xml_tree import Element
 
+_MEANT = ("alpha", "beta", "node", "rank")
+
 
 @dataclass(frozen=True)
 class Edge:
@@ -66,7 +68,7 @@ class Graph:
             raise FormatError(f"{self.file}: {error.message}", **{**error.fields, "file": self.file}) from error
 
     def _end(self, rank_of: dict[Json, int], edge: Edge, name: Json) -> int:
-        if not isinstance(name, str | int) or name not in rank_of:
+        if type(name) not in (str, int) or name not in rank_of:
             self.fail(f"{edge.where}: there is no node {str(name)[:40]!r}")
         return rank_of[name]
 
@@ -168,6 +170,9 @@ def graph_from_graphml(root: Element, file: str) -> Graph:
         FormatError: no or several graphs, an unknown data key, a nested graph, or an edge without ends; with line.
     """
     keys = {key.attribute("id"): key.attribute("attr.name") for key in root.children if key.tag == "key"}
+    for key in root.children:
+        if key.tag == "key" and keys[key.attribute("id")] in _MEANT and key.children:
+            key.fail(f"{key.attribute('attr.name')} has a default; write the value at each element")
     graphs = [child for child in root.children if child.tag == "graph"]
     if len(graphs) != 1:
         root.fail(f"there is one <graph>, not {len(graphs)}")
