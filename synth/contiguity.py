@@ -12,7 +12,7 @@ that are at most ``window`` places apart may change places. Like the paper's it 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -23,8 +23,10 @@ from synth.routing import limits
 from synth.schedule import Transfer, earliest, in_order, makespan
 from synth.solver import Feasible, Model, Optimal, solve
 
-MOST_PAIRS = 400
+MOST_PAIRS = 150
 """Pairs whose order may be left open; where there are more the window shrinks."""
+NODES = 500
+"""Nodes of the search tree for it: deterministic, and what is not found by then the joint problem finds sooner."""
 MOST_ROWS = 20_000
 """Rows beyond which the greedy order is taken as it is: the program would not be solved in time."""
 
@@ -82,7 +84,7 @@ def schedule_exactly(problem: Problem, plan: Sequence[Transfer], bound: int, bud
     if not open_pairs or len(fixed.pairs) > MOST_ROWS:
         return best
     model, starts = _model(fixed, open_pairs, bound, goal)
-    solution = solve(model, limits(budget))
+    solution = solve(model, replace(limits(budget), nodes=NODES))
     if not isinstance(solution, Optimal | Feasible):
         return best
     moved = [t._replace(start=round(solution.values[starts[k]])) for k, t in enumerate(fixed.transfers)]
@@ -141,7 +143,9 @@ def _open_pairs(fixed: _Fixed, window: int) -> set[tuple[int, int]]:
     free = [
         pair
         for pair, (_, back) in fixed.pairs.items()
-        if pair not in fixed.bound and fixed.apart[pair] <= window and fixed.early[pair[1]] + back <= fixed.late[pair[0]]
+        if pair not in fixed.bound
+        and fixed.apart[pair] <= window
+        and fixed.early[pair[1]] + back <= fixed.late[pair[0]]
     ]
     while near > 1 and len(free) > MOST_PAIRS and len(apart):
         near -= 1
@@ -150,9 +154,9 @@ def _open_pairs(fixed: _Fixed, window: int) -> set[tuple[int, int]]:
 
 
 def _model(fixed: _Fixed, open_pairs: set[tuple[int, int]], bound: int, goal: int) -> tuple[Model, list[int]]:
-    model, unit = Model(), 1.0
+    model = Model()
     starts = [model.variable(first, last) for first, last in zip(fixed.early, fixed.late, strict=True)]
-    end = model.variable(bound, goal, whole=True, cost=unit)
+    end = model.variable(bound, goal, whole=True, cost=1.0)
     for k, above in enumerate(fixed.above):
         model.row([(end, 1.0), (starts[k], -1.0)], ">=", fixed.latency[k])
         if above >= 0:

@@ -20,13 +20,18 @@ from synth.solver import Feasible, Infeasible, Limits, Optimal, Solution, TimedO
 
 Routes = Mapping[int, tuple[int, ...]]
 """For each representative, the links of a tree from its origin."""
+MOST_BINARIES = 100_000
+"""Transfers to choose from (representatives x links) beyond which a program takes longer to write than to give up."""
+GAP = 0.1
+"""The gap to which weights are minimised."""
 
 
 @dataclass(frozen=True)
 class Routing:
-    """Routes, their time in ticks, and a proven bound: no routing with the problem's symmetry takes less.
+    """Routes, what they take at least in ticks, and a proven bound: no routing with the problem's symmetry takes less.
 
-    ``ended`` is PROOF where the time equals the bound.
+    ``ended`` is PROOF where the program was solved to the end. Even then the time may exceed the bound: it counts the
+    tails of the trees that were chosen, the program the least that any tree could have.
     """
 
     routes: Routes = field(repr=False)
@@ -86,12 +91,13 @@ def route(problem: Problem, budget: Budget, bound: int, start: Routes) -> Routin
     Raises:
         SolverError: there is no solver.
     """
-    best = Routing(start, routed_time(problem, start), bound, Ended.TIME)
+    best = Routing(start, routed_time(problem, start), bound, Ended.HEURISTIC)
+    if len(problem.representatives) * problem.costs.links > MOST_BINARIES:
+        return best
     wishes = bool(problem.rules.switches or problem.rules.spread)
     for horizon in () if best.time <= bound else _horizons(bound, best.time):
-        goal = "preference" if wishes and horizon == best.bound else "time"
-        solved = _attempt(problem, budget, best, horizon, goal)
-        best = solved
+        goal = "time" if horizon > best.bound else "preference" if wishes else "weight"
+        best = _attempt(problem, budget, best, horizon, goal)
         budget.report(Progress("routing", best.time, best.bound, budget.left))
         if best.time <= best.bound or best.ended is not Ended.HEURISTIC:
             break
@@ -113,8 +119,8 @@ def _attempt(problem: Problem, budget: Budget, best: Routing, horizon: int, goal
     """What is known after the search for a routing within ``horizon``; HEURISTIC: there is none, look farther."""
     if horizon < best.bound:
         return replace(best, ended=Ended.HEURISTIC)
-    made = routing_model(problem, best.bound, horizon, goal)
-    solution: Solution = Infeasible("too far") if made is None else solve(made.model, limits(budget))
+    made = routing_model(problem, best.bound, horizon, goal, short_trees(problem))
+    solution: Solution = Infeasible("too far") if made is None else solve(made.model, limits(budget, goal))
     if made is None or isinstance(solution, Infeasible):
         return replace(best, bound=max(best.bound, min(horizon + 1, best.time)), ended=Ended.HEURISTIC)
     if isinstance(solution, TimedOut):
@@ -128,9 +134,25 @@ def _attempt(problem: Problem, budget: Budget, best: Routing, horizon: int, goal
     return replace(best, bound=min(bound, best.time), ended=ended)
 
 
-def limits(budget: Budget) -> Limits:
-    """What is left of a budget, for a solver."""
-    return Limits.of(budget.left, budget.work, budget.threads, budget.seed)
+def limits(budget: Budget, goal: str = "time") -> Limits:
+    """What is left of a budget, for a solver; weights need no proof, and the first good answer will do."""
+    found = Limits.of(budget.left, budget.work, budget.threads, budget.seed)
+    return replace(found, gap=GAP) if goal == "weight" else found
+
+
+def short_trees(problem: Problem) -> Weight:
+    """Links weigh what the item's distance over them is: a small sum of arrivals leaves little to come after a slot.
+
+    Among routings of one time these are the easiest to schedule, and to find.
+    """
+    distances = {item: problem.distances(item) for item in problem.representatives}
+    largest = max((d for each in distances.values() for d in each if d < NEVER), default=1) or 1
+
+    def weight(item: int, link: int) -> float:
+        size = problem.demand.items[item].size
+        return (distances[item][problem.ends[link][0]] + problem.latencies[size][link]) / largest
+
+    return weight
 
 
 def _why(solution: Feasible | TimedOut) -> Ended:
@@ -195,7 +217,7 @@ def another(problem: Problem, budget: Budget, within: int, lower: int, weight: W
         SolverError: there is no solver.
     """
     made = routing_model(problem, min(lower, within), within, "weight", weight)
-    solution = None if made is None else solve(made.model, limits(budget))
+    solution = None if made is None else solve(made.model, limits(budget, "weight"))
     if made is None or not isinstance(solution, Optimal | Feasible):
         return None
     return _routes(made, solution)

@@ -236,9 +236,7 @@ def _cbc(limits: Limits, log: str | None = None, start: bool = False) -> Any:
         options=[f"randomCbcSeed {limits.seed}"],
     )
     if not solver.available():
-        raise SolverError(
-            "neither HiGHS nor CBC is there: pip install 'highspy>=1.11,<1.15'", solvers=("HiGHS", "CBC")
-        )
+        raise SolverError("neither HiGHS nor CBC is there: pip install 'highspy>=1.11,<1.15'", solvers=("HiGHS", "CBC"))
     return solver
 
 

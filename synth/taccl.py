@@ -1,8 +1,8 @@
 """The taccl engine: routing, ordering, contiguity and exact scheduling, as in TACCL (NSDI 2023), without its losses.
 
-TACCL fixes the routes first and loses a third to a half when no order of theirs meets the routing's time. Here, while
-the schedule takes longer than the routing, other routes of the same time are tried, and then the joint problem of
-routing and scheduling is solved with the schedule as incumbent.
+TACCL fixes the routes first and loses a third to a half when no order of theirs meets the routing's time. Here, when
+the schedule takes longer than the bound, the joint problem of routing and scheduling is solved with the schedule as
+incumbent; when that stays open, other routes of the same time are tried.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from synth.engine import Budget, Ended, Engine, Outcome, Progress, Stage
 from synth.errors import SolverError
 from synth.ordering import keeps_own_first, order_routes, with_own_first
 from synth.problem import Problem
-from synth.routing import Routes, Routing, another, route, routed_time, routes_of
+from synth.routing import Routes, Routing, another, route, routed_time, routes_of, short_trees
 from synth.routing_model import Weight
 from synth.schedule import Transfer, makespan
 from synth.spread import first_plan
 
 Plan = tuple[Transfer, ...]
 ATTEMPTS = 3
-"""Other routings of the same time that are tried before the joint problem is solved."""
+"""Other routings of the same time that are tried when the joint problem stays open."""
 MOST_CHOICES = 20_000
 """Transfers to choose from (representatives x links) beyond which one routing is all that the time allows."""
 
@@ -77,6 +77,8 @@ def solve_taccl(problem: Problem, budget: Budget, bound: int = 0, incumbent: Pla
         _run(search)
     if search.end <= search.bound:
         search.ended = Ended.PROOF
+    elif search.ended is Ended.PROOF:  # about symmetric schedules only
+        search.ended = Ended.HEURISTIC
     return Outcome(
         "taccl", search.plan, search.bound, search.kind, search.ended, tuple(search.stages), tuple(search.notes)
     )
@@ -90,10 +92,10 @@ def _run(search: _Search) -> None:
     routing = found[0]
     _learn(search, routing)
     _schedule(search, routing.routes, routing.bound)
-    if search.end > routing.bound and routing.ended is Ended.PROOF:
-        search.stage("other routes", lambda: _try_others(search, routing))
     if search.end > search.bound:
         search.stage("joint", lambda: _close(search))
+    if search.end > max(search.bound, routing.bound) and search.ended is not Ended.PROOF:
+        search.stage("other routes", lambda: _try_others(search, routing))
 
 
 def _share(search: _Search, part: float) -> Budget:
@@ -120,9 +122,7 @@ def _schedule(search: _Search, routes: Routes, bound: int) -> None:
     search.stage("ordering", lambda: plans.append(order_routes(search.problem, routes, bound, search.budget)))
     target = max(bound, routed_time(search.problem, routes))
     share = _share(search, 0.2)
-    search.stage(
-        "scheduling", lambda: plans.append(schedule_exactly(search.problem, plans[0], target, share))
-    )
+    search.stage("scheduling", lambda: plans.append(schedule_exactly(search.problem, plans[0], target, share)))
     search.offer(plans[-1])
 
 
@@ -135,23 +135,11 @@ def _try_others(search: _Search, routing: Routing) -> None:
     for attempt in range(ATTEMPTS):
         if search.end <= routing.bound or search.budget.left == 0:
             break
-        weight = _short(problem) if attempt == 0 else _any(chance)
+        weight = short_trees(problem) if attempt == 0 else _any(chance)
         routes = another(problem, _share(search, 0.1), routing.time, routing.bound, weight)
         if routes is not None:
             plan = order_routes(problem, routes, routing.bound, search.budget)
             search.offer(schedule_exactly(problem, plan, routing.bound, _share(search, 0.1)))
-
-
-def _short(problem: Problem) -> Weight:
-    """Links weigh what the item's distance over them is: the sum of arrivals is small, and so are the tails."""
-    distances = {item: problem.distances(item) for item in problem.representatives}
-    largest = max((max(distance) for distance in distances.values()), default=1) or 1
-
-    def weight(item: int, link: int) -> float:
-        size = problem.demand.items[item].size
-        return (distances[item][problem.ends[link][0]] + problem.latencies[size][link]) / largest
-
-    return weight
 
 
 def _any(chance: random.Random) -> Weight:
@@ -164,7 +152,7 @@ def _close(search: _Search) -> None:
 
     exact: Engine = solve_exact
     try:
-        outcome = exact(search.problem, _share(search, 1.0), search.bound, search.plan)
+        outcome = exact(search.problem, _share(search, 0.8), search.bound, search.plan)
     except SolverError as error:
         search.notes.append(f"no joint schedule was sought: {error}")
         return
