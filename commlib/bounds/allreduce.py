@@ -32,7 +32,7 @@ from commlib.bounds.work import Work, uses
 from commlib.collectives import Collective, broadcast, reduce
 from commlib.demand import demand
 from commlib.errors import SpecError, TopologyError
-from commlib.topology.costs import CostTable
+from commlib.topology.costs import CostTable, Ints
 
 _ENDS = 64
 """Of more ranks than this, only so many are looked at as ends of cuts."""
@@ -82,9 +82,9 @@ def allreduce_bounds(
         raise SpecError(f"allreduce bounds take an allreduce on {costs.ranks} ranks and one size, not {collective}")
     if collective.ranks == 1:
         return [bound("distance", 0, costs, PathCertificate(None, (0,), 0, costs.tick))]
-    found = [_distance(costs), *_totals(costs, collective.chunks, groups)]
     step = -(-costs.ranks // _ENDS)
     ends = tuple(range(0, costs.ranks, step)) if ranks is None else tuple(ranks)
+    found = [_distance(costs, ends), *_totals(costs, collective.chunks, groups)]
     root = max((rank for rank in range(costs.ranks) if rank not in ends), default=0)
     spreading = demand(broadcast(costs.ranks, collective.chunks, root), costs.sizes[0])
     adding = demand(reduce(costs.ranks, collective.chunks, root), costs.sizes[0])
@@ -94,17 +94,17 @@ def allreduce_bounds(
     return best_of_each(found)
 
 
-def _distance(costs: CostTable) -> Bound:
-    everywhere = graph(costs, costs.latency[:, 0]).from_ranks(np.arange(costs.ranks))
-    source, target = divmod(int(everywhere.argmax()), costs.ranks)
-    ticks = int(everywhere[source, target])
+def _distance(costs: CostTable, sources: Sequence[int]) -> Bound:
+    times = graph(costs, costs.latency[:, 0]).from_ranks(np.array(sources))
+    row, target = divmod(int(times.argmax()), costs.ranks)
+    source, ticks = sources[row], int(times[row, target])
     if ticks >= FAR:
         raise TopologyError(
             f"rank {source}'s contribution must reach rank {target}, and no path leads there; add a link",
             source=source,
             destination=target,
         )
-    way = path(costs, 0, None, everywhere[source], source, target)
+    way = path(costs, 0, None, times[row], source, target)
     return bound("distance", ticks, costs, PathCertificate(None, tuple(way), ticks, costs.tick))
 
 
@@ -123,7 +123,7 @@ def _totals(costs: CostTable, chunks: int, groups: Sequence[Sequence[int]]) -> l
         count = int(parts.max()) + 1
         best, used = 0, len(links)
         for cover in (cheapest(place, resource, ticks, costs.links), links_alone(resource, costs.links)):
-            machines = [_machine(costs, links, place, use, resource == each) for each in cover]
+            machines = _machines(costs, links[place], resource, ticks, cover)
             time = least_time(machines, 2 * (count - 1) * chunks, False, best)
             best, used = max((best, -used), (time, -len(cover)))
             used = -used
@@ -132,8 +132,13 @@ def _totals(costs: CostTable, chunks: int, groups: Sequence[Sequence[int]]) -> l
     return found
 
 
-def _machine(costs: CostTable, links: np.ndarray, place: np.ndarray, use: np.ndarray, chosen: np.ndarray) -> Machine:
-    latency = int(costs.latency[links[place[chosen]], 0].min())
-    ticks = int(costs.use_ticks[use[chosen], 0].min())
-    name = costs.resource_names[int(costs.use_resource[use[chosen]][0])]
-    return Machine(name, ticks, 0, latency, latency, latency)
+def _machines(costs: CostTable, link: Ints, resource: Ints, ticks: Ints, cover: Sequence[int]) -> list[Machine]:
+    chosen = np.flatnonzero(np.isin(resource, np.array(cover)))
+    chosen = chosen[np.argsort(resource[chosen], kind="stable")]
+    names, first = np.unique(resource[chosen], return_index=True)
+    latency = np.minimum.reduceat(costs.latency[link[chosen], 0], first).tolist()
+    each = np.minimum.reduceat(ticks[chosen], first).tolist()
+    return [
+        Machine(costs.resource_names[name], busy, 0, late, late, late)
+        for name, busy, late in zip(names.tolist(), each, latency, strict=True)
+    ]
