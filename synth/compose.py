@@ -12,12 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from commlib import collectives
-from commlib.collectives import Collective
 from commlib.topology import CostTable
 from synth.errors import ScheduleError
 from synth.moves import Move, Moves, Parcel, timed
 from synth.problem import Problem
-from synth.retiming import better, in_sequence, listed, turned
+from synth.retiming import better, in_sequence, listed, shortest, turned
 from synth.schedule import Schedule, Transfer, in_order
 
 
@@ -81,11 +80,6 @@ def allreduce_moves(scatter: Schedule, gather: Schedule) -> Moves:
     rows += _renumbered(list(copying(gather).rows()), gather.problem, shard)
     whole = collectives.allreduce(ranks, ranks * shard)
     return shortest(whole, costs, parcels, rows)
-
-
-def shortest(collective: Collective, costs: CostTable, parcels: tuple[Parcel, ...], rows: Sequence[Move]) -> Moves:
-    """The shorter of the given order and list scheduling."""
-    return better(in_sequence(collective, costs, parcels, rows), listed(collective, costs, parcels, rows))
 
 
 def transfers(schedule: Schedule) -> list[Transfer]:

@@ -20,7 +20,7 @@ from synth.moves import Move, Moves, Parcel, ends, timed
 
 
 @dataclass(frozen=True)
-class _Prices:
+class Prices:
     """What each link costs, as plain integers: ``latency[size][link]``, ``uses[size][link]``."""
 
     number: dict[tuple[int, int], int]
@@ -28,7 +28,8 @@ class _Prices:
     uses: list[list[list[tuple[int, int]]]]
 
     @classmethod
-    def of(cls, costs: CostTable) -> _Prices:
+    def of(cls, costs: CostTable) -> Prices:
+        """The prices of a cost table. O(uses x sizes)."""
         number = {pair: link for link, pair in enumerate(ends(costs))}
         resource, start = costs.use_resource.tolist(), costs.use_start.tolist()
         latency, uses = [], []
@@ -39,7 +40,11 @@ class _Prices:
         return cls(number, latency, uses)
 
     def of_move(self, move: Move, size: int) -> tuple[int, list[tuple[int, int]]]:
-        """(latency, uses) of a move."""
+        """(latency, uses) of a move of a parcel of that size class.
+
+        Raises:
+            ScheduleError: there is no such link.
+        """
         link = self.number.get((move.source, move.target))
         if link is None:
             raise ScheduleError(f"there is no link {move.source} -> {move.target}", link=(move.source, move.target))
@@ -52,7 +57,7 @@ def in_sequence(collective: Collective, costs: CostTable, parcels: tuple[Parcel,
     Raises:
         ScheduleError: a move over a link that is not there.
     """
-    prices = _Prices.of(costs)
+    prices = Prices.of(costs)
     free: dict[int, int] = {}
     there: dict[tuple[int, int], int] = {}
     starts = []
@@ -105,6 +110,11 @@ def better(one: Moves, other: Moves) -> Moves:
     return other if other.ticks < one.ticks else one
 
 
+def shortest(collective: Collective, costs: CostTable, parcels: tuple[Parcel, ...], rows: Sequence[Move]) -> Moves:
+    """The shorter of the given order and list scheduling."""
+    return better(in_sequence(collective, costs, parcels, rows), listed(collective, costs, parcels, rows))
+
+
 @dataclass(frozen=True)
 class _Work:
     """Moves as jobs: ``after[m]`` need m, ``needs[m]`` counts what m needs, ``tail[m]`` is the way from its start."""
@@ -117,7 +127,7 @@ class _Work:
 
     @classmethod
     def of(cls, costs: CostTable, parcels: tuple[Parcel, ...], rows: Sequence[Move]) -> _Work:
-        prices = _Prices.of(costs)
+        prices = Prices.of(costs)
         priced = [prices.of_move(move, parcels[move.parcel].size) for move in rows]
         into: dict[tuple[int, int], list[int]] = {}
         after: list[list[int]] = [[] for _ in rows]
