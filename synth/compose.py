@@ -65,8 +65,8 @@ def allreduce_moves(scatter: Schedule, gather: Schedule) -> Moves:
     """Allreduce from schedules of reducescatter and allgather with as many ranks, chunks and bytes per chunk.
 
     Each chunk's gathering starts when its sum is complete. Resources serve the reductions first, or whatever list
-    scheduling makes of both together, if that is shorter. Never longer than one after the other with a barrier,
-    provided that the mirror image of ``scatter`` is a schedule (see ``reducing``). O(transfers log transfers).
+    scheduling makes of both together, if that is shorter; never longer than one after the other with a barrier.
+    O(transfers log transfers).
 
     Raises:
         ScheduleError: the two do not fit together.
@@ -76,7 +76,7 @@ def allreduce_moves(scatter: Schedule, gather: Schedule) -> Moves:
     ranks = costs.ranks
     everywhere = [dict.fromkeys(range(ranks), (chunk,)) for chunk in range(ranks * shard)]
     parcels = tuple(Parcel(slots, slots) for slots in everywhere)
-    rows = _renumbered(_mirrored(scatter), scatter.problem, shard)
+    rows = _renumbered(list(reducing(scatter).rows()), scatter.problem, shard)
     rows += _renumbered(list(copying(gather).rows()), gather.problem, shard)
     whole = collectives.allreduce(ranks, ranks * shard)
     return shortest(whole, costs, parcels, rows)
