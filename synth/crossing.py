@@ -22,6 +22,8 @@ from synth.symmetry import Bools, Ints
 CONN = "internode_sketch.internode_conn"
 SENDERS = "internode_sketch.gpus_to_sender_rev_map"
 STRATEGY = "internode_sketch.strategy"
+MAX_RULES = 1 << 31
+"""The most (item, link) pairs for which it is kept whether an item may take a link, a byte each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,12 +246,18 @@ def allowed(crossing: Crossing, demand: Demand, source: Ints, target: Ints) -> B
 
     Links are those of the posed problem: for a demand that reduces, the reversed ones, and the GPU that sends is the
     one at their end. Complexity: O(items x links) in space, with a small constant.
+
+    Raises:
+        SketchError: that would be more than ``MAX_RULES``.
     """
     if crossing.sketch.nodes == 1 or not len(source):
         return None
     rule = _ItemRule(crossing, source, target, target if demand.reduces else source)
     if not rule.binds:
         return None
+    if len(demand.items) * len(source) > MAX_RULES:
+        message = f"{len(demand.items)} items on {len(source)} links are too many for a sketch's rules"
+        raise crossing.sketch.fail("internode_sketch", f"{message}; solve without the sketch, or with fewer ranks")
     rows: dict[object, Bools] = {}
     table = np.empty((len(demand.items), len(source)), dtype=np.bool_)
     for number, item in enumerate(demand.items):

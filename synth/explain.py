@@ -226,12 +226,15 @@ def _broken(actions: Actions, image: Ints) -> tuple[str, tuple[int, int] | None]
     if actions.resources(image) is None:
         return "links that share a port or NIC would become links that do not", None
     to, allowed = actions.items(image), actions.allowed
-    if to is None or allowed is None or np.array_equal(allowed[to][:, links], allowed):
+    if to is None or allowed is None:
         return None
-    item, place = np.argwhere(allowed[to][:, links] != allowed)[0].tolist()
-    link, origin = _ends(actions, place), actions.demand.items[item].origin
-    may, image_may = ("may", "may not") if allowed[item, place] else ("may not", "may")
-    return f"items of rank {origin} {may} take link {link[0]} -> {link[1]}, and their images {image_may}", link
+    for item, row in enumerate(allowed):
+        differ = np.flatnonzero(allowed[to[item]][links] != row)
+        if len(differ):
+            link, origin = _ends(actions, int(differ[0])), actions.demand.items[item].origin
+            may, image_may = ("may", "may not") if row[differ[0]] else ("may not", "may")
+            return f"items of rank {origin} {may} take link {link[0]} -> {link[1]}, and their images {image_may}", link
+    return None
 
 
 def _ends(actions: Actions, link: int) -> tuple[int, int]:

@@ -189,7 +189,8 @@ def _intranode(fields: Fields) -> Intranode:
     fields.check_keys({"strategy"}, ("switches", "switch_hyperedge_strategy"))
     strategy = _word(fields, "strategy", ("switch", "minmax", "maxmin", "none"))
     if strategy != "switch":
-        fields.check_keys({"strategy"})
+        for key in sorted(fields.values.keys() - {"strategy"}):
+            raise _wrong(fields, key, f"strategy {strategy!r} takes no switches; leave this out")
         return Intranode(strategy)
     fields.check_keys({"strategy", "switches", "switch_hyperedge_strategy"})
     switches = _switches(fields)
