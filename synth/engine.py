@@ -9,7 +9,7 @@ from enum import Enum
 from typing import NamedTuple, Protocol
 
 from synth.problem import Problem
-from synth.schedule import Transfer
+from synth.schedule import Schedule, Transfer
 
 
 class Progress(NamedTuple):
@@ -68,7 +68,8 @@ class Outcome:
 
     ``bound`` is a lower bound in ticks that holds for every schedule of the problem (0: the engine proved nothing);
     ``bound_kind`` says where it comes from. A bound that holds only for schedules with the problem's symmetry does not
-    count as one for the problem; it goes into ``notes``.
+    count as one for the problem; it goes into ``notes``. ``wider`` is a shorter schedule of the same problem that does
+    not have its symmetry, and so is no plan, where one was found.
     """
 
     engine: str
@@ -78,6 +79,7 @@ class Outcome:
     ended: Ended
     stages: tuple[Stage, ...] = ()
     notes: tuple[str, ...] = ()
+    wider: Schedule | None = None
 
 
 class Engine(Protocol):

@@ -1,12 +1,14 @@
 """The exact engine: routing and scheduling together, to a proof where time allows.
 
-The order of questions is what makes it fast: is there a schedule that meets the bound (the tightest pruning, and a yes
-is a proof)? Only if that stays open: what is the least makespan below the incumbent's?
+The order of questions is what makes it fast: do balanced routes meet the bound? Is there any schedule that meets it
+(the tightest pruning, and a yes is a proof)? Only if that stays open: what is the least makespan below the
+incumbent's? Last, where a symmetry was only found and not asked for: do schedules without it do better?
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from synth.balance import balanced_routes
@@ -15,14 +17,20 @@ from synth.errors import SynthesisError
 from synth.joint import Joint, joint
 from synth.listing import list_schedule
 from synth.problem import NEVER, Problem
-from synth.schedule import Transfer, makespan
+from synth.schedule import Schedule, Transfer, expand, makespan
 from synth.solver_cp import Limits, Solved, Status
 from synth.spread import first_plan
+from synth.symmetry import Symmetry
 
 Plan = tuple[Transfer, ...]
 _TRIES = 16
-_DECISION_WORK = 20.0
-"""Deterministic time for the question whether the bound is met, before the search for less than that begins."""
+_ALONE, _TOGETHER = 0.3, 1.0
+"""Deterministic time for whether the bound is met: with one strategy, then with several in turn. In models of
+optional intervals a unit is some 30 s of one core."""
+_QUOTIENT = 1.0
+"""Deterministic time for the symmetric optimum where the problem without its symmetry is small enough to follow."""
+_SMALL = 6_000
+"""Transfers to choose from (items x links) up to which a problem is also searched without its symmetry."""
 
 
 @dataclass
@@ -36,7 +44,8 @@ class _Search:
     bound: int
     work: float | None
     kind: str = "given"
-    ended: Ended = Ended.TIME
+    wider: Schedule | None = None
+    ended: Ended = Ended.PROOF
     stages: list[Stage] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -56,14 +65,14 @@ def solve_exact(problem: Problem, budget: Budget, bound: int = 0, incumbent: Pla
         SolverError: OR-Tools is missing.
     """
     began = time.monotonic()
-    least = max(bound, distance_bound(problem))
+    distance = distance_bound(problem)
+    least, kind = (bound, "given") if bound >= distance else (distance, "distance")
     plan = first_plan(problem, budget, least) if incumbent is None else incumbent
-    search = _Search(problem, budget, plan, makespan(problem, plan), least, budget.work)
+    search = _Search(problem, budget, plan, makespan(problem, plan), least, budget.work, kind)
     search.stages.append(Stage("incumbent", time.monotonic() - began))
-    _run(search)
-    return Outcome(
-        "exact", search.plan, search.bound, search.kind, search.ended, tuple(search.stages), tuple(search.notes)
-    )
+    _run(search, (_route, _decide, _minimise, _without_symmetry))
+    stages, notes = tuple(search.stages), tuple(search.notes)
+    return Outcome("exact", search.plan, search.bound, search.kind, search.ended, stages, notes, search.wider)
 
 
 def distance_bound(problem: Problem) -> int:
@@ -88,22 +97,22 @@ def distance_bound(problem: Problem) -> int:
     return largest
 
 
-def _run(search: _Search) -> None:
+def _run(search: _Search, steps: Sequence[Callable[[_Search], None]]) -> None:
+    """One step after the other until the bound is met or a limit is reached."""
+    for step in steps:
+        if search.done:
+            break
+        if search.budget.left == 0:
+            search.ended = Ended.TIME
+            return
+        if search.work is not None and search.work <= 0:
+            search.ended = Ended.WORK
+            return
+        step(search)
     if search.done:
         search.ended = Ended.PROOF
-        return
-    for step in (_route, _decide, _minimise):
-        step(search)
-        if search.done:
-            search.ended = Ended.PROOF
-            return
-        if _over(search):
-            search.ended = Ended.WORK if search.budget.left else Ended.TIME
-            return
-
-
-def _over(search: _Search) -> bool:
-    return search.budget.left == 0 or (search.work is not None and search.work <= 0)
+    elif search.ended is not Ended.TIME:
+        search.ended = Ended.HEURISTIC if search.work is None or search.work > 0 else Ended.WORK
 
 
 def _route(search: _Search) -> None:
@@ -121,18 +130,20 @@ def _route(search: _Search) -> None:
 
 def _decide(search: _Search) -> None:
     """Is there a schedule that ends at the bound?"""
-    began = time.monotonic()
-    model = joint(search.problem, search.bound, search.bound, minimise=False)
-    if model is None:
-        search.bound += 1
-        search.ended = Ended.PROOF
-        return
-    solved = _solve(search, model, "meets the bound?", _DECISION_WORK)
-    search.stages.append(Stage("meets the bound?", time.monotonic() - began))
-    if solved.found:
-        _take(search, model.plan(solved))
-    elif solved.status is Status.INFEASIBLE and search.problem.quotient_is_exact:
-        search.bound, search.kind = search.bound + 1, "exhaustive search"
+    for interleave, work in ((False, _ALONE), (True, _TOGETHER)):
+        began = time.monotonic()
+        model = joint(search.problem, search.bound, search.bound, minimise=False)
+        status = Status.INFEASIBLE
+        if model is not None:
+            solved = _solve(search, model, "meets the bound?", work, interleave)
+            status = solved.status
+            if solved.found:
+                _take(search, model.plan(solved))
+        search.stages.append(Stage("meets the bound?", time.monotonic() - began))
+        if status is Status.INFEASIBLE:
+            _raise_bound(search, search.bound + 1)
+        if status is not Status.TIMED_OUT or search.budget.left == 0:
+            return
 
 
 def _minimise(search: _Search) -> None:
@@ -142,11 +153,15 @@ def _minimise(search: _Search) -> None:
     if model is None:
         return
     model.hint(search.plan)
-    solved = _solve(search, model, "minimise", None)
+    solved = _solve(search, model, "minimise", _QUOTIENT if _may_widen(search.problem) else None, True)
     search.stages.append(Stage("minimise", time.monotonic() - began))
     if solved.found:
         _take(search, model.plan(solved))
-    proven = search.end if solved.status in (Status.OPTIMAL, Status.INFEASIBLE) else solved.bound
+    _raise_bound(search, search.end if solved.status in (Status.OPTIMAL, Status.INFEASIBLE) else solved.bound)
+
+
+def _raise_bound(search: _Search, proven: int) -> None:
+    """Take over a bound of the search; one of symmetric schedules only is a note."""
     if proven <= search.bound:
         return
     if search.problem.quotient_is_exact:
@@ -155,7 +170,28 @@ def _minimise(search: _Search) -> None:
         search.notes.append(f"no symmetric schedule ends before tick {proven}")
 
 
-def _solve(search: _Search, model: Joint, stage: str, work: float | None) -> Solved:
+def _may_widen(problem: Problem) -> bool:
+    return not problem.quotient_is_exact and len(problem.demand.items) * problem.costs.links <= _SMALL
+
+
+def _without_symmetry(search: _Search) -> None:
+    """What symmetric schedules cannot show: a bound for all schedules, and perhaps a schedule that is shorter."""
+    if not _may_widen(search.problem):
+        return
+    whole = replace(search.problem, symmetry=Symmetry.trivial(search.problem.costs.ranks))
+    schedule = expand(search.problem, search.plan)
+    columns = (schedule.start.tolist(), schedule.item.tolist(), schedule.link.tolist())
+    plan = tuple(map(Transfer, *columns))
+    wide = _Search(whole, search.budget, plan, search.end, search.bound, search.work, search.kind)
+    _run(wide, (_decide, _minimise))
+    search.stages += [Stage(f"{stage.name} (any schedule)", stage.seconds) for stage in wide.stages]
+    search.bound, search.kind, search.work, search.ended = wide.bound, wide.kind, wide.work, wide.ended
+    if wide.end < search.end:
+        search.wider = expand(whole, wide.plan)
+        search.notes.append(f"a schedule without the symmetry ends at tick {wide.end}, not {search.end}")
+
+
+def _solve(search: _Search, model: Joint, stage: str, work: float | None, interleave: bool) -> Solved:
     budget = search.budget
     limits = [each for each in (work, search.work) if each is not None]
 
@@ -163,7 +199,9 @@ def _solve(search: _Search, model: Joint, stage: str, work: float | None) -> Sol
         best = search.end if incumbent is None else min(incumbent, search.end)
         budget.report(Progress(stage, best, max(bound, search.bound), budget.left))
 
-    solved = model.model.solve(Limits(budget.left, min(limits) if limits else None, budget.threads, budget.seed), hear)
+    hear(None, search.bound)
+    allowed = min(limits) if limits else None
+    solved = model.model.solve(Limits(budget.left, allowed, budget.threads, budget.seed, interleave), hear)
     search.ended = solved.ended
     if search.work is not None:
         search.work -= solved.work

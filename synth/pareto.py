@@ -136,8 +136,9 @@ class _Search:
         topology = topology.reversed() if wanted.reduces else topology
         costs = cost_table(topology, wanted.sizes)
         problem = Problem(topology, wanted, costs, discover(Actions(costs, wanted)))
-        turn = -1 if wanted.reduces else 1
-        return problem, {link: self.lanes[ends[::turn]] for link, ends in enumerate(problem.ends)}
+        return problem, {
+            link: self.lanes[(b, a) if wanted.reduces else (a, b)] for link, (a, b) in enumerate(problem.ends)
+        }
 
     def collective(self, chunks: int) -> Collective:
         """The collective with so many chunks per shard."""

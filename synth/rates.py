@@ -84,7 +84,7 @@ def _add_item(made: _Network, item: int) -> None:
                     flow = made.program.variable()
                     _add_flow(made, sent, (item, link, step), flow)
                     _move(made, balance, item, destination, (source, target, step), flow)
-        _add_holding(made, balance, item, destination)
+        _add_holding(made, balance, destination)
 
 
 def _fits(made: _Network, before: int, after: int, step: int) -> bool:
@@ -133,7 +133,7 @@ def _balance_of(made: _Network, balance: dict[tuple[int, int], int], rank: int, 
     return balance[key]
 
 
-def _add_holding(made: _Network, balance: dict[tuple[int, int], int], item: int, destination: int) -> None:
+def _add_holding(made: _Network, balance: dict[tuple[int, int], int], destination: int) -> None:
     """Ranks keep what they have from step to step."""
     if made.steps is None:
         return

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     Interval: TypeAlias = cp_model.IntervalVar
     Linear: TypeAlias = cp_model.LinearExprT
 
+_STRATEGIES = ("default_lp", "no_lp", "quick_restart", "quick_restart_no_lp")
+"""The strategies of an interleaved search. Large neighbourhoods are left out: in models of optional intervals a single
+one can take seconds for a tenth of a unit of deterministic time, and then neither clock nor work limit is kept."""
 _BATCH = 4
 """Tasks between two synchronisations of an interleaved search; fixed, so that threads change nothing but speed."""
 
@@ -171,6 +174,10 @@ class Model:
         settings.num_workers = limits.threads if limits.interleave else 1
         settings.interleave_search = limits.interleave
         settings.interleave_batch_size = _BATCH
+        if limits.interleave:
+            settings.subsolvers.extend(_STRATEGIES)
+            settings.use_lns = False
+            settings.use_feasibility_jump = False
         return solver
 
     def _watched(
