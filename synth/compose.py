@@ -65,8 +65,8 @@ def allreduce_moves(scatter: Schedule, gather: Schedule) -> Moves:
     """Allreduce from schedules of reducescatter and allgather with as many ranks, chunks and bytes per chunk.
 
     Each chunk's gathering starts when its sum is complete. Resources serve the reductions first, or whatever list
-    scheduling makes of both together, if that is shorter; never longer than one after the other with a barrier.
-    O(transfers log transfers).
+    scheduling makes of both together, if that is shorter; never longer than one after the other, the second
+    beginning when all that the first takes is free again. O(transfers log transfers).
 
     Raises:
         ScheduleError: the two do not fit together.
