@@ -54,6 +54,24 @@ class Demand:
         return self.collective.ranks
 
 
+def chunk_bytes(collective: Collective, size: float) -> float:
+    """Bytes of a chunk where ``size`` is what nccl-tests calls the size: the larger of a rank's input and output.
+
+    That is the total output of an allgather, the total input of a reducescatter, one rank's buffer for allreduce,
+    alltoall, broadcast, reduce, sendrecv and alltonext, and the root's whole buffer for gather and scatter.
+
+    Raises:
+        SpecError: a size that is negative or infinite, or a collective without chunks.
+    """
+    if not 0 <= size < float("inf"):
+        raise SpecError(f"{collective.name}: a size is 0 bytes or more, not {size}", size=size)
+    counts = (collective.input_chunks, collective.output_chunks)
+    chunks = max(count(rank) for count in counts for rank in range(collective.ranks))
+    if not chunks:
+        raise SpecError(f"{collective.name} has no chunks", collective=collective.name)
+    return size / chunks
+
+
 def demand(collective: Collective, chunk_bytes: float, bytes_of: Sequence[Sequence[float]] | None = None) -> Demand:
     """The demand of a collective whose chunks have ``chunk_bytes`` bytes.
 

@@ -7,8 +7,9 @@ it start at least p apart (its smallest busy time of those links). Let head be t
 stand before the resource's links, and finish the least time from the start of a transfer until the item is where it
 has to go. A resource then *serves* at most floor((T - finish - head) / p) + 1 entries by time T. Two counts follow.
 
-- Every item enters, and some entry of it leads to its farthest destination: entries(T) >= n, with finish up to that
-  destination.
+- Every item enters, and its last entry on the way to its farthest destination leads there by links inside:
+  entries(T) >= n, with finish up to that destination. (It may have been inside before, so heads are distances by any
+  links.)
 - An item that enters once comes to all its destinations from that entry, by links inside the group (leaving it would
   mean a second entry); an item that enters twice takes two entries. With *full* entries counted to all destinations
   and *any* counted to the entry's end: any(T) + full(T) >= 2 n.

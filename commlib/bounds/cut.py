@@ -13,7 +13,7 @@ For allgather over all sinks this is exact: trees that reach the largest ratio e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -130,7 +130,7 @@ def cut_bounds(work: Work, min_cut: MinCut = dinic) -> list[Bound]:
     return found
 
 
-def _amounts(work: Work, rank: int, leaving: bool) -> dict[int, int]:
+def amounts_at(work: Work, rank: int, leaving: bool) -> dict[int, int]:
     """Items per origin that a rank wants, or per destination that it has."""
     if leaving:
         others: Ints = work.wanted_at[work.origin[work.wanting] == rank]
@@ -141,25 +141,36 @@ def _amounts(work: Work, rank: int, leaving: bool) -> dict[int, int]:
 
 
 def _cut(work: Work, pipes: Pipes, rank: int, leaving: bool, min_cut: MinCut) -> Found | None:
-    amounts = _amounts(work, rank, leaving)
+    amounts = amounts_at(work, rank, leaving)
     if not amounts:
         return None
+    found = (_counted(work, pipes, near) for near in tightening(pipes, amounts, rank, leaving, min_cut))
+    return max((each for each in found if each), key=lambda each: each.ticks, default=None)
+
+
+def tightening(
+    pipes: Pipes, amounts: dict[int, int], rank: int, leaving: bool, min_cut: MinCut
+) -> Iterator[list[bool]]:
+    """The source's sides of cuts with rising ratios, the last one the highest (up to the rounding of capacities)."""
     ends = (rank, pipes.super) if leaving else (pipes.super, rank)
-    near, best = pipes.around(rank, leaving), None
-    time = 0.0
+    near, time = pipes.around(rank, leaving), 0.0
     for _ in range(_ROUNDS):
         ratio = pipes.ratio(near, amounts, leaving)
         if ratio <= time * (1 + 1e-9):
-            return best
-        time, found = ratio, _counted(work, pipes, near)
-        best = max((each for each in (best, found) if each), key=lambda each: each.ticks, default=None)
+            return
+        yield near
+        time = ratio
         value, near = min_cut(pipes.arcs(time, amounts, leaving), *ends)
         if value >= sum(amounts.values()) * _SCALE * (1 - 1e-6):
-            return best
-    return best
+            return
 
 
 def _counted(work: Work, pipes: Pipes, near: list[bool]) -> Found | None:
+    return crossing_bound(work, *group_and_cover(work, pipes, near))
+
+
+def group_and_cover(work: Work, pipes: Pipes, near: list[bool]) -> tuple[list[int], list[int]]:
+    """The ranks on the far side of a cut, and the shared resources that it cuts."""
     group = [rank for rank in range(pipes.ranks) if not near[rank]]
     cover = [work.costs.links + (node - pipes.ranks) // 2 for node in pipes.ticks if near[node] and not near[node + 1]]
-    return crossing_bound(work, group, cover)
+    return group, cover

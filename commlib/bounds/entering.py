@@ -119,10 +119,9 @@ def _columns(work: Work, inside: Mask, items: Ints, wanted_at: Ints) -> Columns:
     place, use = uses(costs, crossing)
     before, after = costs.source[crossing], costs.target[crossing]
     entering = np.unique(items)
-    outside_links = work.links & ~inside[costs.target] & ~inside[costs.source]
     inside_links = work.links & inside[costs.target] & inside[costs.source]
-    head = graph(costs, latency, outside_links).nearest(np.unique(work.origin[entering]))
-    item_head = graph(costs, latency, outside_links, backwards=True).nearest(np.unique(before))
+    head = graph(costs, latency, work.links).nearest(np.unique(work.origin[entering]))
+    item_head = graph(costs, latency, work.links, backwards=True).nearest(np.unique(before))
     reach = graph(costs, latency, inside_links).nearest(np.unique(after))
     starts = np.flatnonzero(np.r_[True, items[1:] != items[:-1]])
     item_tail = np.maximum.reduceat(reach[wanted_at], starts)
