@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def network(problem: Problem, size: int = 0) -> Network:
             continue
         arcs.append((source, shared[0], ticks[first], link))
         arcs.append((shared[-1] + 1, target, ticks[first], link))
-        passed.update((a + 1, b) for a, b in zip(shared, shared[1:], strict=False))
+        passed.update((a + 1, b) for a, b in pairwise(shared))
     arcs += [(a, b, FREE, 0) for a, b in sorted(passed)]
     table = np.array(arcs, dtype=np.int64).reshape(-1, 4)
     return Network(problem, size, costs.ranks + 2 * len(node), table[:, 0], table[:, 1], table[:, 2:])

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from synth.engine import Budget
 from synth.network import Network
 from synth.problem import Problem
 from synth.solver_flow import MaxFlow
@@ -76,8 +77,10 @@ def small_enough(problem: Problem) -> bool:
     return problem.symmetry.order * problem.costs.ranks + problem.costs.links <= LARGEST_GROWTH
 
 
-def pack_trees(network: Network, time: int, spread: float = 0.5) -> dict[int, tuple[int, ...]] | None:
-    """A spanning tree for each representative, loads within ``time`` ticks; None when it gets stuck.
+def pack_trees(
+    network: Network, time: int, spread: float = 0.5, budget: Budget | None = None
+) -> dict[int, tuple[int, ...]] | None:
+    """A spanning tree for each representative, loads within ``time`` ticks; None when it gets stuck or out of time.
 
     ``spread`` is how much the load of a slot counts beside distance when a tree chooses its next link.
     Complexity: at most one maximum flow per item and link.
@@ -87,6 +90,8 @@ def pack_trees(network: Network, time: int, spread: float = 0.5) -> dict[int, tu
     packing = _Packing(network, time, spread, load, supply_of(problem), _Test(network))
     routes: dict[int, tuple[int, ...]] = {}
     for item in _in_turn(problem):
+        if budget is not None and budget.left == 0:
+            return None
         tree = _grown(packing, item)
         if tree is None:
             return None
@@ -188,7 +193,7 @@ class _Test:
         return self._flow.value(limits, self._source, target) >= trees
 
     def spares(self, packing: _Packing, tree: _Tree, link: int) -> bool:
-        """Whether it leaves enough for all others: flows that are known are sent again only where they no longer fit."""
+        """Whether it leaves enough for all others; known flows are sent again only where they no longer fit."""
         limits, trees = self._limits(packing, tree, self._network.problem.ends[link][1])
         for place in np.flatnonzero((self._known > limits).any(axis=1)).tolist():
             if self._flow.value(limits, self._source, self._network.sinks[place]) < trees:
