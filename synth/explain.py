@@ -23,7 +23,7 @@ from synth.problem import Problem
 from synth.sketch import Sketch
 from synth.symmetry import Actions, Bools, Ints, Symmetry
 
-_EFFORT = 1 << 31
+_EFFORT = 1 << 29
 """Steps (statements x items x links) that the explanation of a broken symmetry may take."""
 
 

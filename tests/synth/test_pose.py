@@ -12,10 +12,13 @@ import synth
 from commlib.collectives import allgather, allreduce, alltoall, alltoallv, broadcast, reducescatter, scatter
 from commlib.errors import SpecError, TopologyError
 from commlib.topology import Link, Topology, named, read_profile, ring
+from synth.engine import Budget
 from synth.errors import SketchError, SynthesisError
 from synth.explain import unreached
 from synth.pose import pose
+from synth.schedule import check, expand, makespan
 from synth.sketch import Sketch, parse_sketch, read_sketch
+from synth.spread import first_plan
 
 TACCL = Path(synth.__file__).resolve().parents[2] / "shared" / "data" / "taccl"
 
@@ -164,3 +167,38 @@ def test_taccls_sketches_on_their_machines(name, make, order, representatives):
     for image in problem.symmetry.images[1:] if allowed is not None else ():
         items, links = problem.actions.items(image), problem.actions.links(image)
         assert np.array_equal(allowed[items][:, links], allowed)
+
+
+@pytest.mark.parametrize("make", [allgather, alltoall, reducescatter, broadcast], ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {**NDV2_TWICE, "nnodes": 2},
+        {
+            "nnodes": 2,
+            "internode_sketch": {
+                "strategy": "relay",
+                "internode_conn": {"1": [0], "5": [4]},
+                "gpus_to_sender_rev_map": {"1": [0, 1, 2, 3], "5": [4, 5, 6, 7]},
+                "enforce_ordering": True,
+            },
+            "symmetry_offsets": [[8, 16]],
+        },
+        {
+            "nnodes": 4,
+            "hierarchy": [
+                {"group": 2, "strategy": "relay", "internode_conn": {"0": [1]}},
+                {"group": 4, "strategy": "ring", "internode_conn": {"2": [3]}},
+            ],
+        },
+    ],
+    ids=["relay", "senders", "hierarchy"],
+)
+def test_schedules_of_sketched_problems_stand_when_unfolded(make, keys):
+    """The quotient is sound: what is planned for representatives is a schedule of the whole, on the sketch's links."""
+    found = parse_sketch(json.dumps(keys))
+    problem = pose(named("ndv2", nodes=found.nodes), make(8 * found.nodes), 1 << 20, found).problem
+    plan = first_plan(problem, Budget(seconds=5))
+    schedule = expand(problem, plan)
+    check(schedule)
+    assert schedule.ticks == makespan(problem, plan)
