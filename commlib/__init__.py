@@ -29,10 +29,13 @@ _HOME = {
     "custom": "commlib.collectives",
     "launch": "commlib.runtime",
     "load": "commlib.formats",
+    "load_topology": "commlib.topology",
+    "machine": "commlib.topology",
     "prove": "commlib.verify:verify",
     "record": "commlib.dsl",
     "reduction": "commlib.reductions",
     "save": "commlib.formats",
+    "topology_of": "commlib.topology",
 }
 
 if TYPE_CHECKING:
@@ -58,6 +61,9 @@ if TYPE_CHECKING:
     from commlib.runtime import Communicator as Communicator
     from commlib.runtime import launch as launch
     from commlib.topology import Topology as Topology
+    from commlib.topology import load_topology as load_topology
+    from commlib.topology import machine as machine
+    from commlib.topology import topology_of as topology_of
     from commlib.verify import verify as _verify
 
     prove = _verify

@@ -127,7 +127,7 @@ def _parsed(text: str, profile: Profile | None, cost: Cost) -> tuple[Node, int |
 
 def _split(text: str) -> tuple[str, list[int]]:
     """(the known name, or an empty one; its numbers)."""
-    found = _TEXT.fullmatch(text[:200])
+    found = _TEXT.fullmatch(text) if len(text) <= 200 else None
     if found is None:
         return "", []
     name, numbers = _known(found[1]), found[2]
