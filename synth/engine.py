@@ -13,12 +13,16 @@ from synth.schedule import Schedule, Transfer
 
 
 class Progress(NamedTuple):
-    """Where a search stands: its stage, best time and bound in ticks (None: not yet), and seconds left."""
+    """Where a search stands: its stage, best time and bound in ticks (None: not yet), and seconds left.
+
+    ``tick`` is the length of a tick in seconds; engines need not know it, the pipeline fills it in.
+    """
 
     stage: str
     incumbent: int | None
     bound: int
     left: float
+    tick: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from commlib.demand import chunk_bytes as bytes_per_chunk
 from commlib.errors import SpecError
 from commlib.topology import Topology
 from synth.compose import allreduce_moves, moves_of
-from synth.engine import Budget, Ended, Outcome, Stage
+from synth.engine import Budget, Ended, Outcome, Progress, Stage
 from synth.moves import Moves
 from synth.portfolio import Plan, run
 from synth.pose import Posed, pose
@@ -131,10 +131,16 @@ def _phase(
     found = problem_bounds(posed.problem)
     whole = found if posed.whole is posed.problem else problem_bounds(posed.whole)
     bounded_at = time.monotonic()
+    budget = replace(budget, report=_with_tick(budget.report, posed.problem.costs.tick))
     outcome = run(mode, posed.problem, budget, found[0].ticks, known.get(wanted.name))
     stages = (Stage("pose", posed_at - began), Stage("bounds", bounded_at - posed_at), *outcome.stages)
     outcome = replace(outcome, stages=stages, notes=(*posed.notes, *outcome.notes))
     return Phase(posed, outcome, expand(posed.problem, outcome.plan), tuple(found), tuple(whole))
+
+
+def _with_tick(report: Callable[[Progress], None], tick: float) -> Callable[[Progress], None]:
+    """A report that knows how long a tick is."""
+    return lambda progress: report(progress._replace(tick=tick))
 
 
 def _alike(one: Problem, other: Problem) -> bool:
@@ -248,4 +254,5 @@ def _result(asked: Question, moves: Moves, phases: tuple[Phase, ...], facts: _Fa
         stages=tuple(stages),
         seconds=0.0,
         notes=tuple(notes),
+        plans={_name(phase): phase.plan for phase in phases},
     )

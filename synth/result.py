@@ -14,6 +14,7 @@ from commlib.topology import Topology, cost_table
 from synth.engine import Ended, Stage
 from synth.moves import Moves
 from synth.retiming import in_sequence
+from synth.schedule import Transfer
 
 if TYPE_CHECKING:
     from commlib.bounds import Bound
@@ -49,6 +50,8 @@ class Result:
     instances: int = 1
     name: str = "synthesized"
     notes: tuple[str, ...] = ()
+    plans: Mapping[str, tuple[Transfer, ...]] = field(default_factory=dict, repr=False)
+    """The plans that were expanded, by collective: starting points for another search (see ``known`` of ``solve``)."""
 
     @property
     def proven(self) -> bool:
@@ -87,7 +90,7 @@ class Result:
         """
         from synth.lowering import compiled
 
-        algorithm = compiled(self.moves, self.name, instances=self.instances)
+        algorithm = compiled(self.moves, name=self.name, instances=self.instances)
         report = _verified(algorithm)
         if not report.proved >= algorithm.placements:
             raise VerificationError(report.text(), findings=report.findings)
