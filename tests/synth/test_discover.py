@@ -86,7 +86,7 @@ def test_searches_are_deterministic():
 
 
 @pytest.mark.parametrize(
-    ("text", "order", "limit"), [("torus:8x8x8", 512, 3.0), ("torus:32x32", 1024, 10.0), ("nodes:32x8", 256, 3.0)]
+    ("text", "order", "limit"), [("torus:8x8x8", 512, 3.0), ("torus:24x24", 576, 5.0), ("nodes:32x8", 256, 3.0)]
 )
 def test_large_ones_are_quick(text, order, limit):
     topology = named(text)
