@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from commlib.bounds.bound import Json, microseconds, rank_list
+from commlib.bounds.distances import FAR
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ class CrossingCertificate:
             return microseconds(ticks, self.tick)
 
         after = (machine.full if self.twice else machine.finish) - machine.ticks
+        if after >= FAR // 2:
+            return f"{machine.name} ({time(machine.ticks)} each, for second entries)"
         parts = [f"{time(machine.ticks)} each"]
         parts += [f"from {time(machine.head)} on"] * (machine.head > 0)
         parts += [f"{time(after)} after the last"] * (after > 0)
