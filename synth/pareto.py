@@ -150,30 +150,29 @@ class _Search:
         least = _fewest_steps(problem)
         limit = least_rate(problem, lanes, None, self.budget.left)
         points: list[Point] = []
+        missing: list[str] = []
         for steps in range(least, 1 + (least + 6 if max_steps is None else max_steps)):
-            if (points and points[-1].rate <= limit) or least == 0:
+            if least == 0 or (points and points[-1].rate <= limit):
                 break
             if not self.budget.left:
-                return self._ended(points, limit, f"time ran out before {steps} steps")
-            point = self._point(steps, points[-1].rate if points else None, max(limit, self._rate(steps)))
-            points += [] if point is None else [point]
-        return self._ended(points, limit, "")
-
-    def _ended(self, points: list[Point], limit: Fraction, note: str) -> Frontier:
-        met = not points or points[-1].rate <= limit
-        complete = met and all(point.proven for point in points)
-        if not complete and not note:
-            note = "some points are not proven" if met else f"more steps may come nearer to {limit} rounds per chunk"
-        return Frontier(tuple(points), limit, complete, note)
+                missing.append(f"time ran out before {steps} steps")
+                break
+            best = points[-1].rate if points else None
+            rate = max(limit, self._rate(steps))
+            if best is None or rate < best:
+                point = self._point(steps, best, rate)
+                points += [] if point is None else [point]
+                missing += [] if point and point.proven else [f"{steps} steps: {rate} rounds per chunk not excluded"]
+        if least and not missing and not (points and points[-1].rate <= limit):
+            missing.append(f"more steps may come nearer to {limit} rounds per chunk")
+        return Frontier(tuple(points), limit, not missing, "; ".join(missing))
 
     def _rate(self, steps: int) -> Fraction:
         problem, lanes = self.posed(1)
         return least_rate(problem, lanes, steps, self.budget.left)
 
     def _point(self, steps: int, best: Fraction | None, rate: Fraction) -> Point | None:
-        """The best point with so many steps, if it is better than ``best``."""
-        if best is not None and rate >= best:
-            return None
+        """The best point with so many steps that is better than ``best``, if one is found."""
         open_questions = False
         for rounds, chunks in self._candidates(steps, best, rate):
             status, found, problem = self._ask(steps, rounds, chunks)
