@@ -55,7 +55,7 @@ def groups(problem: Problem, plan: Sequence[Transfer]) -> list[tuple[Transfer, .
     In order of their first transfer; other links have groups of one. O(transfers log transfers).
     """
     costs = problem.costs
-    pipelined = (costs.busy < costs.latency).any(axis=1)
+    pipelined = np.any(costs.busy < costs.latency, axis=1).tolist()
     found: list[list[Transfer]] = []
     last: dict[int, tuple[int, list[Transfer]]] = {}
     for transfer in sorted(plan):
@@ -87,14 +87,23 @@ def schedule_exactly(problem: Problem, plan: Sequence[Transfer], bound: int, bud
     solution = solve(model, replace(limits(budget), nodes=NODES))
     if not isinstance(solution, Optimal | Feasible):
         return best
-    moved = [t._replace(start=round(solution.values[starts[k]])) for k, t in enumerate(fixed.transfers)]
-    return _tidy(problem, moved, best)
-
-
-def _tidy(problem: Problem, moved: list[Transfer], best: tuple[Transfer, ...]) -> tuple[Transfer, ...]:
-    """A solver's answer only gives the order; its starts are rounded, those of ``earliest`` are exact."""
-    exact = tuple(earliest(problem, [t._replace(start=max(0, t.start)) for t in moved]))
+    exact = _exact(fixed, [solution.values[start] for start in starts])
     return exact if makespan(problem, exact) < makespan(problem, best) else best
+
+
+def _exact(fixed: _Fixed, starts: Sequence[float]) -> tuple[Transfer, ...]:
+    """A solver's answer is rounded and only gives the order; the starts of ``earliest`` are exact."""
+    moved: list[Transfer] = []
+    for k, transfer in enumerate(fixed.transfers):
+        above = fixed.above[k]
+        start = max(round(starts[k] * _unit(fixed)), moved[above].start if above >= 0 else 0)
+        moved.append(transfer._replace(start=start))
+    return tuple(earliest(fixed.problem, moved))
+
+
+def _unit(fixed: _Fixed) -> float:
+    """Ticks in a unit of the program, whose numbers stay small for the sake of the solver's tolerances."""
+    return max(1.0, max(fixed.late) / 1000)
 
 
 def _fixed(problem: Problem, plan: Sequence[Transfer], goal: int) -> _Fixed | None:
@@ -128,7 +137,8 @@ def _pair_up(fixed: _Fixed) -> None:
     ordered = slots_own_first(problem)
     for slot, users in slots.items():
         for place, (i, forth) in enumerate(users):
-            for distance, (j, back) in enumerate(users[place + 1 :], 1):
+            # Who is farther behind waits through those between: any distance beyond the window is a sum of fixed ones.
+            for distance, (j, back) in enumerate(users[place + 1 : place + 2 * problem.rules.window + 2], 1):
                 known = fixed.pairs.get((i, j), (0, 0))
                 fixed.pairs[i, j] = (max(known[0], forth), max(known[1], back))
                 fixed.apart[i, j] = max(distance, fixed.apart.get((i, j), 0))
@@ -138,7 +148,6 @@ def _pair_up(fixed: _Fixed) -> None:
 
 def _open_pairs(fixed: _Fixed, window: int) -> set[tuple[int, int]]:
     """The pairs that may change places: near each other, and neither order is against the clock."""
-    apart = np.array(list(fixed.apart.values()), dtype=np.int64)
     near = window
     free = [
         pair
@@ -147,27 +156,27 @@ def _open_pairs(fixed: _Fixed, window: int) -> set[tuple[int, int]]:
         and fixed.apart[pair] <= window
         and fixed.early[pair[1]] + back <= fixed.late[pair[0]]
     ]
-    while near > 1 and len(free) > MOST_PAIRS and len(apart):
+    while near > 1 and len(free) > MOST_PAIRS:
         near -= 1
         free = [pair for pair in free if fixed.apart[pair] <= near]
     return set(free) if len(free) <= MOST_PAIRS else set()
 
 
 def _model(fixed: _Fixed, open_pairs: set[tuple[int, int]], bound: int, goal: int) -> tuple[Model, list[int]]:
-    model = Model()
-    starts = [model.variable(first, last) for first, last in zip(fixed.early, fixed.late, strict=True)]
-    end = model.variable(bound, goal, whole=True, cost=1.0)
+    model, unit = Model(), _unit(fixed)
+    starts = [model.variable(first / unit, last / unit) for first, last in zip(fixed.early, fixed.late, strict=True)]
+    end = model.variable(bound / unit, goal / unit, whole=unit == 1.0, cost=1.0)
     for k, above in enumerate(fixed.above):
-        model.row([(end, 1.0), (starts[k], -1.0)], ">=", fixed.latency[k])
+        model.row([(end, 1.0), (starts[k], -1.0)], ">=", fixed.latency[k] / unit)
         if above >= 0:
-            model.row([(starts[k], 1.0), (starts[above], -1.0)], ">=", fixed.latency[above])
+            model.row([(starts[k], 1.0), (starts[above], -1.0)], ">=", fixed.latency[above] / unit)
     for (i, j), (forth, back) in fixed.pairs.items():
         if (i, j) not in open_pairs:
-            model.row([(starts[j], 1.0), (starts[i], -1.0)], ">=", forth)
+            model.row([(starts[j], 1.0), (starts[i], -1.0)], ">=", forth / unit)
             continue
-        first = model.binary()
-        big = forth + fixed.late[i] - fixed.early[j]
-        model.row([(starts[j], 1.0), (starts[i], -1.0), (first, -big)], ">=", forth - big)
-        big = back + fixed.late[j] - fixed.early[i]
-        model.row([(starts[i], 1.0), (starts[j], -1.0), (first, big)], ">=", back)
+        first = model.binary()  # 1: i before j
+        big = (forth + fixed.late[i] - fixed.early[j]) / unit
+        model.row([(starts[j], 1.0), (starts[i], -1.0), (first, -big)], ">=", forth / unit - big)
+        big = (back + fixed.late[j] - fixed.early[i]) / unit
+        model.row([(starts[i], 1.0), (starts[j], -1.0), (first, big)], ">=", back / unit)
     return model, starts

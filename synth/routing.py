@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from synth.engine import Budget, Ended, Progress
+from synth.errors import ScheduleError
 from synth.joint import useful
 from synth.problem import NEVER, Problem
 from synth.routing_model import RoutingModel, Weight, routing_model
@@ -49,7 +50,11 @@ def routes_of(problem: Problem, plan: Iterable[Transfer]) -> dict[int, tuple[int
 
 
 def routed_time(problem: Problem, routes: Routes) -> int:
-    """The time that routes take at least: their longest path or slot with its head and tail. O(transfers)."""
+    """The time that routes take at least: their longest path or slot with its head and tail. O(transfers).
+
+    Raises:
+        ScheduleError: a route is not a tree.
+    """
     time = 0
     slots: dict[int, tuple[int, int, int]] = {}
     for item, links in routes.items():
@@ -74,6 +79,8 @@ def _heads_and_tails(problem: Problem, item: int, links: tuple[int, ...]) -> tup
     order = list(heads)
     for link in order:  # grows while it is walked
         for onward in leaving.get(problem.ends[link][1], ()):
+            if onward in heads:
+                raise ScheduleError(f"the route of item {item} is not a tree", item=item, link=problem.ends[onward])
             heads[onward] = heads[link] + latency[link]
             order.append(onward)
     tails = dict.fromkeys(order, 0)
@@ -94,6 +101,8 @@ def route(problem: Problem, budget: Budget, bound: int, start: Routes) -> Routin
     best = Routing(start, routed_time(problem, start), bound, Ended.HEURISTIC)
     if len(problem.representatives) * problem.costs.links > MOST_BINARIES:
         return best
+    if not budget.left:
+        return replace(best, ended=Ended.TIME)
     wishes = bool(problem.rules.switches or problem.rules.spread)
     for horizon in () if best.time <= bound else _horizons(bound, best.time):
         goal = "time" if horizon > best.bound else "preference" if wishes else "weight"

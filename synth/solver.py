@@ -11,6 +11,7 @@ import importlib
 import math
 import re
 import tempfile
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,7 +126,9 @@ def solver_name() -> str:
     if _has_highs():
         highs = importlib.import_module("highspy").Highs()
         return f"HiGHS {highs.version()}"
-    _cbc(Limits())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        _cbc(Limits())
     return f"CBC of PuLP {_pulp().__version__}"
 
 
@@ -135,11 +138,11 @@ def solve(model: Model, limits: Limits, start: Sequence[float] | None = None) ->
     Raises:
         SolverError: no solver is there, or it failed; the message says which.
     """
-    pulp = _pulp()
-    program, variables = _program(pulp, model)
-    if _has_highs():
-        return _by_highs(pulp, program, variables, limits, start)
-    return _by_cbc(pulp, program, variables, limits, start)
+    pulp, by = _pulp(), _by_highs if _has_highs() else _by_cbc
+    with warnings.catch_warnings():  # PuLP 3.3 announces what PuLP 4 will call these; 3.1 knows no other names
+        warnings.simplefilter("ignore", DeprecationWarning)
+        program, variables = _program(pulp, model)
+        return by(pulp, program, variables, limits, start)
 
 
 def _pulp() -> Any:
@@ -155,7 +158,7 @@ def _has_highs() -> bool:
         importlib.import_module("highspy")
     except ImportError:
         return False
-    return True
+    return bool(_pulp().HiGHS(msg=False).available())
 
 
 def _program(pulp: Any, model: Model) -> tuple[Any, list[Any]]:
@@ -224,8 +227,7 @@ def _answer_of_highs(highspy: Any, highs: Any, place: list[int]) -> Solution:
 
 
 def _cbc(limits: Limits, log: str | None = None, start: bool = False) -> Any:
-    pulp = _pulp()
-    solver = pulp.PULP_CBC_CMD(
+    solver = _pulp().PULP_CBC_CMD(
         msg=False,
         timeLimit=limits.seconds,
         threads=limits.threads if limits.threads > 1 else None,
