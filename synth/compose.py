@@ -8,10 +8,14 @@ sums spread by an allgather, each as soon as it is complete: there is no barrier
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from commlib import collectives
+from commlib.collectives import Collective
+from commlib.demand import Demand, demand
+from commlib.errors import SpecError
 from commlib.topology import CostTable
 from synth.errors import ScheduleError
 from synth.moves import Move, Moves, Parcel, timed
@@ -34,10 +38,9 @@ def copying(schedule: Schedule) -> Moves:
     problem = schedule.problem
     if problem.demand.reduces:
         raise ScheduleError(f"{problem.demand.collective.name} reduces: its schedule runs backwards")
-    parcels = tuple(Parcel({item.origin: (item.index,)}, item.slots, item.size) for item in problem.demand.items)
     ordered = in_order(problem, transfers(schedule))
     rows = [Move(t.item, *problem.ends[t.link], False) for t in ordered]
-    return timed(problem.demand.collective, problem.costs, parcels, [t.start for t in ordered], rows)
+    return timed(problem.demand.collective, problem.costs, _parcels(problem.demand), [t.start for t in ordered], rows)
 
 
 def reducing(schedule: Schedule) -> Moves:
@@ -50,15 +53,15 @@ def reducing(schedule: Schedule) -> Moves:
     Raises:
         ScheduleError: the collective does not reduce.
     """
-    demand = schedule.problem.demand
-    if not demand.reduces:
-        raise ScheduleError(f"{demand.collective.name} does not reduce: its schedule runs forwards")
-    parcels = tuple(Parcel(item.slots, {item.origin: (item.index,)}, item.size) for item in demand.items)
+    wanted = schedule.problem.demand
+    if not wanted.reduces:
+        raise ScheduleError(f"{wanted.collective.name} does not reduce: its schedule runs forwards")
+    parcels = _parcels(wanted)
     rows, costs = _mirrored(schedule), turned(schedule.problem.costs)
-    found = in_sequence(demand.collective, costs, parcels, rows)
+    found = in_sequence(wanted.collective, costs, parcels, rows)
     if found.ticks <= schedule.ticks:
         return found
-    return better(found, listed(demand.collective, costs, parcels, rows))
+    return better(found, listed(wanted.collective, costs, parcels, rows))
 
 
 def allreduce_moves(scatter: Schedule, gather: Schedule) -> Moves:
@@ -74,12 +77,33 @@ def allreduce_moves(scatter: Schedule, gather: Schedule) -> Moves:
     costs = _common_costs(scatter, gather)
     shard = gather.problem.demand.collective.chunks
     ranks = costs.ranks
-    everywhere = [dict.fromkeys(range(ranks), (chunk,)) for chunk in range(ranks * shard)]
-    parcels = tuple(Parcel(slots, slots) for slots in everywhere)
     rows = _renumbered(list(reducing(scatter).rows()), scatter.problem, shard)
     rows += _renumbered(list(copying(gather).rows()), gather.problem, shard)
     whole = collectives.allreduce(ranks, ranks * shard)
-    return shortest(whole, costs, parcels, rows)
+    return shortest(whole, costs, parcels_of(whole), rows)
+
+
+def parcels_of(collective: Collective, size_of: Sequence[int] = ()) -> tuple[Parcel, ...]:
+    """What a collective moves, numbered as its moves number it; ``size_of`` has size classes where there are several.
+
+    Raises:
+        SpecError: the collective has no demand, or another number of parcels than ``size_of``.
+    """
+    if collective.name == "allreduce":
+        everywhere = [dict.fromkeys(range(collective.ranks), (chunk,)) for chunk in range(collective.chunks)]
+        return tuple(Parcel(slots, slots) for slots in everywhere)
+    parcels = _parcels(demand(collective, 1.0))
+    if not size_of:
+        return parcels
+    if len(size_of) != len(parcels):
+        raise SpecError(f"{collective} moves {len(parcels)} chunks, not {len(size_of)}")
+    return tuple(replace(parcel, size=size) for parcel, size in zip(parcels, size_of, strict=True))
+
+
+def _parcels(wanted: Demand) -> tuple[Parcel, ...]:
+    if wanted.reduces:
+        return tuple(Parcel(item.slots, {item.origin: (item.index,)}, item.size) for item in wanted.items)
+    return tuple(Parcel({item.origin: (item.index,)}, item.slots, item.size) for item in wanted.items)
 
 
 def transfers(schedule: Schedule) -> list[Transfer]:
