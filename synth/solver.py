@@ -74,7 +74,7 @@ class Feasible:
 
 @dataclass(frozen=True)
 class Infeasible:
-    """No answer exists; ``why`` is the solver's word for it."""
+    """No answer exists, or no best one; ``why`` is the solver's word for it: "Infeasible" or "Unbounded"."""
 
     why: str
 
@@ -123,7 +123,7 @@ def solver_name() -> str:
     Raises:
         SolverError: there is none.
     """
-    if _has_highs():
+    if has_highs():
         highs = importlib.import_module("highspy").Highs()
         return f"HiGHS {highs.version()}"
     with warnings.catch_warnings():
@@ -138,7 +138,7 @@ def solve(model: Model, limits: Limits, start: Sequence[float] | None = None) ->
     Raises:
         SolverError: no solver is there, or it failed; the message says which.
     """
-    pulp, by = _pulp(), _by_highs if _has_highs() else _by_cbc
+    pulp, by = _pulp(), _by_highs if has_highs() else _by_cbc
     with warnings.catch_warnings():  # PuLP 3.3 announces what PuLP 4 will call these; 3.1 knows no other names
         warnings.simplefilter("ignore", DeprecationWarning)
         program, variables = _program(pulp, model)
@@ -152,7 +152,7 @@ def _pulp() -> Any:
         raise SolverError("PuLP is not there: pip install 'pulp>=3.1' 'highspy>=1.11,<1.15'", module="pulp") from error
 
 
-def _has_highs() -> bool:
+def has_highs() -> bool:
     """Whether HiGHS can be loaded; highspy 1.15 cannot where OR-Tools 9.15 is loaded already."""
     try:
         importlib.import_module("highspy")
@@ -208,7 +208,7 @@ def _start_highs(highspy: Any, highs: Any, place: list[int], start: Sequence[flo
 
 def _answer_of_highs(highspy: Any, highs: Any, place: list[int]) -> Solution:
     status, info, kinds = highs.getModelStatus(), highs.getInfo(), highspy.HighsModelStatus
-    if status in (kinds.kInfeasible, kinds.kUnboundedOrInfeasible):
+    if status in (kinds.kInfeasible, kinds.kUnboundedOrInfeasible, kinds.kUnbounded):
         return Infeasible(highs.modelStatusToString(status))
     limited = {kinds.kTimeLimit: "time", kinds.kIterationLimit: "work", kinds.kSolutionLimit: "work"}
     if status not in limited and status not in (kinds.kOptimal, kinds.kModelEmpty):
@@ -252,8 +252,8 @@ def _by_cbc(pulp: Any, program: Any, variables: list[Any], limits: Limits, start
         except pulp.PulpSolverError as error:
             raise SolverError(f"CBC failed: {error}", solver="CBC") from error
         text = log.read_text(errors="replace")
-    if program.status == pulp.LpStatusInfeasible:
-        return Infeasible("Infeasible")
+    if program.status in (pulp.LpStatusInfeasible, pulp.LpStatusUnbounded):
+        return Infeasible(pulp.LpStatus[program.status])
     limit = "time" if re.search(r"Stopped on time|Exiting on maximum time", text) else "work"
     if program.sol_status not in (pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible):
         return TimedOut(_bound_in(text), limit)

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 from synth.contiguity import schedule_exactly
 from synth.engine import Budget, Ended, Engine, Outcome, Progress, Stage
 from synth.errors import SolverError
-from synth.ordering import keeps_own_first, order_routes, with_own_first
+from synth.ordering import order_routes, with_own_first
 from synth.problem import Problem
 from synth.routing import Routes, Routing, another, route, routed_time, routes_of, short_trees
 from synth.routing_model import Weight
-from synth.schedule import Transfer, makespan
+from synth.schedule import Schedule, Transfer, makespan
 from synth.spread import first_plan
 
 Plan = tuple[Transfer, ...]
@@ -39,6 +39,7 @@ class _Search:
     bound: int
     kind: str = ""
     ended: Ended = Ended.HEURISTIC
+    wider: Schedule | None = None
     stages: list[Stage] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -48,8 +49,9 @@ class _Search:
         return makespan(self.problem, self.plan)
 
     def offer(self, plan: Plan) -> None:
-        """Keep a plan that is better."""
-        if makespan(self.problem, plan) < self.end or not keeps_own_first(self.problem, self.plan):
+        """Keep a plan that is better, once it keeps the order that the sketch asks for."""
+        plan = with_own_first(self.problem, plan)
+        if makespan(self.problem, plan) < self.end:
             self.plan = plan
 
     def stage(self, name: str, work: Callable[[], None]) -> None:
@@ -75,13 +77,17 @@ def solve_taccl(problem: Problem, budget: Budget, bound: int = 0, incumbent: Pla
     search.stages.append(Stage("incumbent", time.monotonic() - began))
     if search.end > bound or problem.rules.switches or problem.rules.spread:
         _run(search)
-    if search.end <= search.bound:
+    return _outcome(search)
+
+
+def _outcome(search: _Search) -> Outcome:
+    end = search.end if search.wider is None else min(search.end, search.wider.ticks)
+    if end <= search.bound:
         search.ended = Ended.PROOF
     elif search.ended is Ended.PROOF:  # about symmetric schedules only
         search.ended = Ended.HEURISTIC
-    return Outcome(
-        "taccl", search.plan, search.bound, search.kind, search.ended, tuple(search.stages), tuple(search.notes)
-    )
+    stages, notes = tuple(search.stages), tuple(search.notes)
+    return Outcome("taccl", search.plan, search.bound, search.kind, search.ended, stages, notes, search.wider)
 
 
 def _run(search: _Search) -> None:
@@ -159,5 +165,5 @@ def _close(search: _Search) -> None:
     search.offer(outcome.plan)
     if outcome.bound > search.bound:
         search.bound, search.kind = outcome.bound, outcome.bound_kind
-    search.ended = outcome.ended
+    search.ended, search.wider = outcome.ended, outcome.wider
     search.notes += outcome.notes

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from synth_cases import MIB
+
 from commlib.collectives import Collective
 from commlib.demand import demand
 from commlib.topology import Link, Resource, Topology, cost_table
 from synth.discover import discover
 from synth.problem import Problem, Rules
 from synth.symmetry import Actions, Symmetry
-from synth_cases import MIB
 
 TWO_LANES = ((0, 3), (0, 4), (1, 2), (1, 5), (2, 3), (4, 7), (5, 6), (6, 7))
 ONE_LANE = ((0, 1), (0, 2), (1, 3), (2, 6), (3, 7), (4, 5), (4, 6), (5, 7))

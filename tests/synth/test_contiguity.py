@@ -28,13 +28,13 @@ def far(**rules) -> Problem:
 
 def test_a_contiguous_group_pays_alpha_once():
     task = far()
-    plan = order_routes(task, {item: (0,) for item in range(8)}, 0, Budget())
+    plan = order_routes(task, dict.fromkeys(range(8), (0,)), 0, Budget())
     assert microseconds(task, makespan(task, plan)) == 3 + 8 * 105
 
 
 def test_groups_end_at_the_window():
     task = far(window=6)
-    plan = order_routes(task, {item: (0,) for item in range(8)}, 0, Budget())
+    plan = order_routes(task, dict.fromkeys(range(8), (0,)), 0, Budget())
     assert [len(group) for group in groups(task, plan)] == [6, 2]
     assert [len(group) for group in groups(far(window=3), plan)] == [3, 3, 2]
 
@@ -48,7 +48,7 @@ def test_a_pause_ends_a_group():
 
 def test_links_that_are_not_pipelined_have_groups_of_one():
     task = problem(ring(2, TEN), broadcast(2, 3), symmetric=False)
-    plan = order_routes(task, {item: (0,) for item in range(3)}, 0, Budget())
+    plan = order_routes(task, dict.fromkeys(range(3), (0,)), 0, Budget())
     assert [len(group) for group in groups(task, plan)] == [1, 1, 1]
 
 

@@ -66,7 +66,7 @@ def test_the_routing_of_two_nodes_meets_the_bound_of_its_nics():
 
 def test_the_time_of_routes_is_their_longest_path_or_slot():
     task = problem(Topology("line", 3, {(0, 1): TEN, (1, 2): TEN}), broadcast(3, 4), symmetric=False)
-    routes = {item: (0, 1) for item in range(4)}
+    routes = dict.fromkeys(range(4), (0, 1))
     # Four transfers over the first link (40), then one more hop (10); each link alone: 10 before the second, 10 after.
     assert microseconds(task, routed_time(task, routes)) == 50
     assert microseconds(task, routed_time(task, {0: (0, 1)})) == 20

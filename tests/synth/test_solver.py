@@ -68,6 +68,9 @@ def test_what_has_no_answer_is_infeasible(by):
     model = Model()
     model.row([(model.binary(), 2.0)], "==", 1.0)
     assert isinstance(solve(model, Limits()), Infeasible)
+    endless = Model()
+    endless.row([(endless.variable(cost=-1.0), -1.0)], "<=", 1.0)
+    assert isinstance(solve(endless, Limits()), Infeasible)
 
 
 def test_a_node_limit_proves_nothing_and_gives_the_same_twice(by):
