@@ -11,6 +11,8 @@ from commlib.bounds.bound import Bound, Certificate, best_first
 from commlib.bounds.crossing import CrossingCertificate
 from commlib.bounds.cut import FlowArcs, cut_bounds
 from commlib.bounds.distance import PathCertificate, distance_bound
+from commlib.bounds.flow import FlowCertificate, LinearProgram, LinearSolver, flow_bound
+from commlib.bounds.fluid import FluidCertificate, fluid_bounds
 from commlib.bounds.groups import ingress_bounds
 from commlib.bounds.work import Work
 
@@ -19,6 +21,10 @@ __all__ = [
     "Certificate",
     "CrossingCertificate",
     "FlowArcs",
+    "FlowCertificate",
+    "FluidCertificate",
+    "LinearProgram",
+    "LinearSolver",
     "PathCertificate",
     "TotalCertificate",
     "Work",
@@ -27,5 +33,7 @@ __all__ = [
     "bounds",
     "cut_bounds",
     "distance_bound",
+    "flow_bound",
+    "fluid_bounds",
     "ingress_bounds",
 ]

@@ -8,10 +8,14 @@ from commlib.bounds.bound import Bound, best_of_each
 from commlib.bounds.cut import MinCut, cut_bounds, dinic
 from commlib.bounds.distance import distance_bound
 from commlib.bounds.distances import Mask
+from commlib.bounds.flow import LinearSolver, flow_bound
 from commlib.bounds.groups import ingress_bounds
 from commlib.bounds.work import Work
 from commlib.demand import Demand
 from commlib.topology.costs import CostTable
+
+_FLOW_WORK = 1 << 26
+"""Ranks x links beyond which the flow bound is left out."""
 
 
 def bounds(
@@ -20,6 +24,7 @@ def bounds(
     *,
     allowed: Mask | None = None,
     representatives: Sequence[int] | None = None,
+    solver: LinearSolver | None = None,
     groups: Sequence[Sequence[int]] = (),
     min_cut: MinCut = dinic,
 ) -> list[Bound]:
@@ -37,4 +42,7 @@ def bounds(
     work = Work(costs, demand, allowed, None if representatives is None else tuple(representatives))
     found = [distance_bound(costs, demand, allowed, representatives)]
     found += ingress_bounds(work, groups) + cut_bounds(work, min_cut)
+    if work.one_each and work.costs.ranks * work.costs.links <= _FLOW_WORK:
+        flow = flow_bound(work, solver, max(each.ticks for each in found))
+        found += [flow] if flow is not None else []
     return best_of_each(found)

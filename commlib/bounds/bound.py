@@ -52,7 +52,7 @@ def bound(kind: str, ticks: int, costs: CostTable, certificate: Certificate) -> 
 
 def best_first(found: Iterable[Bound]) -> list[Bound]:
     """Bounds from the largest to the smallest; equal ones stay in order."""
-    return sorted(found, key=lambda each: -each.ticks)
+    return sorted(found, key=lambda each: -each.seconds)
 
 
 def best_of_each(found: Iterable[Bound]) -> list[Bound]:
