@@ -176,6 +176,24 @@ def problem_bounds(problem: Problem) -> list[Bound]:
     )
 
 
+def question_bounds(asked: Question) -> tuple[list[Bound], list[Bound]]:
+    """The lower bounds of a question with its sketch and on the whole topology, best first; one list without a sketch.
+
+    Raises: as ``solve``.
+    """
+    wanted = asked.collective
+    reduces = wanted.name == "allreduce"
+    if reduces:
+        wanted = collective("allgather", wanted.ranks, wanted.chunks // wanted.ranks)
+    posed = pose(asked.topology, wanted, asked.chunk_bytes, asked.sketch, asked.bytes_of)
+
+    def of(problem: Problem) -> list[Bound]:
+        return _allreduce_bounds(problem, asked.collective) if reduces else problem_bounds(problem)
+
+    found = of(posed.problem)
+    return found, found if posed.whole is posed.problem else of(posed.whole)
+
+
 def _nodes(topology: Topology) -> list[list[int]]:
     """The ranks of each node; nothing where there is one node only."""
     groups: dict[int, list[int]] = {}
@@ -184,9 +202,9 @@ def _nodes(topology: Topology) -> list[list[int]]:
     return list(groups.values()) if len(groups) > 1 else []
 
 
-def _allreduce_bound(problem: Problem, wanted: Collective) -> Bound:
+def _allreduce_bounds(problem: Problem, wanted: Collective) -> list[Bound]:
     ranks = sorted({problem.demand.items[item].origin for item in problem.representatives})
-    return allreduce_bounds(problem.costs, wanted, groups=_nodes(problem.topology), ranks=ranks)[0]
+    return allreduce_bounds(problem.costs, wanted, groups=_nodes(problem.topology), ranks=ranks)
 
 
 def _allreduce(asked: Question, mode: str, budget: Budget, known: Known) -> Result:
@@ -197,8 +215,8 @@ def _allreduce(asked: Question, mode: str, budget: Budget, known: Known) -> Resu
     scatter = _phase(asked, collective("reducescatter", ranks, chunks), mode, half, known)
     gather = _phase(asked, collective("allgather", ranks, chunks), mode, budget, known, scatter)
     moves = allreduce_moves(scatter.schedule, gather.schedule)
-    best = _allreduce_bound(gather.posed.problem, asked.collective)
-    whole = _allreduce_bound(gather.posed.whole, asked.collective)
+    best = _allreduce_bounds(gather.posed.problem, asked.collective)[0]
+    whole = _allreduce_bounds(gather.posed.whole, asked.collective)[0]
     ended = Ended.PROOF if moves.ticks <= best.ticks else _worse(scatter.outcome.ended, gather.outcome.ended)
     return _result(asked, moves, (scatter, gather), _Facts(best.seconds, best.kind, best, whole, ended))
 
