@@ -111,8 +111,9 @@ def better(one: Moves, other: Moves) -> Moves:
 
 
 def shortest(collective: Collective, costs: CostTable, parcels: tuple[Parcel, ...], rows: Sequence[Move]) -> Moves:
-    """The shorter of the given order and list scheduling."""
-    return better(in_sequence(collective, costs, parcels, rows), listed(collective, costs, parcels, rows))
+    """The shorter of the given order and list scheduling (which is tried up to ``LISTED`` moves)."""
+    found = in_sequence(collective, costs, parcels, rows)
+    return found if len(rows) > LISTED else better(found, listed(collective, costs, parcels, rows))
 
 
 @dataclass(frozen=True)
