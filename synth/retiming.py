@@ -19,6 +19,10 @@ from synth.errors import ScheduleError
 from synth.moves import Move, Moves, Parcel, ends, timed
 
 
+LISTED = 60_000
+"""Moves up to which list scheduling is tried: beyond, its queue is too long, and orders that engines made are good."""
+
+
 @dataclass(frozen=True)
 class Prices:
     """What each link costs, as plain integers: ``latency[size][link]``, ``uses[size][link]``."""
