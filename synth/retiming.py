@@ -18,7 +18,6 @@ from commlib.topology import CostTable
 from synth.errors import ScheduleError
 from synth.moves import Move, Moves, Parcel, ends, timed
 
-
 LISTED = 60_000
 """Moves up to which list scheduling is tried: beyond, its queue is too long, and orders that engines made are good."""
 
