@@ -38,6 +38,8 @@ POLISH = 40
 """Listings of the best routes, when the bound is not met."""
 SMALL = 4000
 """Transfers up to which the polish is worth its time."""
+LONG = 10_000
+"""Representatives x links from which on the greedy has one try."""
 WHOLE = 1e-4
 """How near a share of a flow is to a whole number of chunks to count as one."""
 
@@ -149,7 +151,9 @@ def _solve_with_trees(search: _Search) -> None:
 
 
 def _offer_greedy(search: _Search) -> None:
-    plan = greedy(search.problem, search.budget, search.bound)
+    problem = search.problem
+    tries = 4 if len(problem.representatives) * problem.costs.links < LONG else 1
+    plan = greedy(problem, search.budget, search.bound, tries)
     if plan is not None:
         search.offer(plan)
 

@@ -61,7 +61,7 @@ def commodities(problem: Problem) -> tuple[Commodity, ...]:
 
 
 def fractional_flow(problem: Problem, budget: Budget) -> Flow | None:
-    """A maximum concurrent flow; None when it is too large or the clock ends first.
+    """A maximum concurrent flow; None when it is too large, the clock ends first, or a destination is out of reach.
 
     Complexity: one linear program of commodities x links + 1 variables.
     """
@@ -115,9 +115,6 @@ def path_routes(problem: Problem, budget: Budget, rounds: int = 6) -> dict[int, 
     """A path for each representative: from the flow, rounded, then improved; None as for ``fractional_flow``.
 
     Complexity: one linear program, then O(rounds x items x links log ranks).
-
-    Raises:
-        SynthesisError: the program has no answer because a destination cannot be reached.
     """
     flow = fractional_flow(problem, budget)
     if flow is None:
