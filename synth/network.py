@@ -52,13 +52,15 @@ def network(problem: Problem, size: int = 0) -> Network:
     arcs: list[tuple[int, int, int, int]] = []
     node: dict[int, int] = {}
     passed: set[tuple[int, int]] = set()
+    place = _places(problem)
     for resource in sorted(least):
         if resource >= costs.links:
             node[resource] = costs.ranks + 2 * len(node)
             arcs.append((node[resource], node[resource] + 1, least[resource], resource))
     for link, (source, target) in enumerate(problem.ends):
         first = int(costs.use_start[link])
-        shared = [node[r] for r in costs.use_resource[first + 1 : costs.use_start[link + 1]].tolist()]
+        used = costs.use_resource[first + 1 : costs.use_start[link + 1]].tolist()
+        shared = [node[r] for r in sorted(used, key=lambda r: place[r])]
         if not shared:
             arcs.append((source, target, ticks[first], link))
             continue
@@ -68,3 +70,18 @@ def network(problem: Problem, size: int = 0) -> Network:
     arcs += [(a, b, FREE, 0) for a, b in sorted(passed)]
     table = np.array(arcs, dtype=np.int64).reshape(-1, 4)
     return Network(problem, size, costs.ranks + 2 * len(node), table[:, 0], table[:, 1], table[:, 2:])
+
+
+def _places(problem: Problem) -> dict[int, float]:
+    """How far down the way from source to target each resource stands: ways out have few sources, ways in many.
+
+    The order in which a link names its resources would not do: on a reversed topology it is the wrong way round.
+    """
+    costs = problem.costs
+    ends: dict[int, tuple[set[int], set[int]]] = {}
+    for link, (source, target) in enumerate(problem.ends):
+        for resource in costs.use_resource[costs.use_start[link] : costs.use_start[link + 1]].tolist():
+            sources, targets = ends.setdefault(resource, (set(), set()))
+            sources.add(source)
+            targets.add(target)
+    return {resource: len(sources) / len(targets) for resource, (sources, targets) in ends.items()}

@@ -124,10 +124,9 @@ def least_time(network: Network, supply: Ints, at_least: int) -> int:
 
     if enough(at_least):
         return at_least
-    step = max(1, at_least // 64)
-    while not enough(at_least + step):
-        step *= 2
-    low, high = at_least + step // 2, at_least + step
+    low, high = at_least, at_least + max(1, at_least // 64)
+    while not enough(high):
+        low, high = high, high + 2 * (high - low)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)

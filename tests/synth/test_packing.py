@@ -1,6 +1,7 @@
 """Cuts and tree packings: exact values, Edmonds' theorem on random graphs, switches, symmetry."""
 
 import itertools
+import math
 from dataclasses import replace
 from fractions import Fraction
 
@@ -117,7 +118,7 @@ def test_edmonds_theorem_on_random_graphs(topology, chunks, one_root):
     cut = tightest_cut(flow, supply)
     assert cut.ticks == brute_cut(posed)
     time = least_time(flow, supply, 1)
-    assert time >= cut.ticks
+    assert time == least_time(flow, supply, math.ceil(cut.ticks))
     routes = pack_trees(flow, time)
     assert_spanning(posed, routes)
     assert loads_of(posed, routes).max() <= time
@@ -159,6 +160,21 @@ def test_links_of_a_switch_are_limited_by_its_ports():
     flow = network(posed)
     assert flow.nodes == 3 + 2 * 6
     assert sorted(whole_capacity(flow, 3 * int(posed.costs.busy.max())).tolist())[:3] == [3, 3, 3]
+
+
+@pytest.mark.parametrize("at_least", [1, 64, 100, 128, 322, 640, 643, 644])
+def test_the_least_time_is_found_from_anywhere_below(at_least):
+    posed = problem(NDV2, allgather(8, 12))
+    least = least_time(network(posed), supply_of(posed), 1)
+    assert microseconds(posed, least) == 644
+    assert least_time(network(posed), supply_of(posed), at_least * least // 644) == least
+
+
+@pytest.mark.parametrize("topology", [switch(5, fast=0), DGX2, machine("ndv2").topology(2, cost="taccl")])
+def test_the_reverse_of_a_symmetric_topology_takes_the_same_time(topology):
+    there, back = (problem(one, allgather(topology.ranks)) for one in (topology, topology.reversed()))
+    cuts = [tightest_cut(network(posed), supply_of(posed)).ticks for posed in (there, back)]
+    assert cuts[0] == cuts[1]
 
 
 def test_ranks_that_nobody_reaches_are_named():
