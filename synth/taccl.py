@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from synth.contiguity import schedule_exactly
-from synth.engine import Budget, Ended, Engine, Outcome, Progress, Stage
+from synth.engine import Budget, Ended, Outcome, Progress, Stage
 from synth.errors import SolverError
+from synth.exact import distance_bound, solve_exact
 from synth.ordering import order_routes, with_own_first
 from synth.problem import Problem
 from synth.routing import Routes, Routing, another, route, routed_time, routes_of, short_trees
@@ -37,7 +38,7 @@ class _Search:
     budget: Budget
     plan: Plan
     bound: int
-    kind: str = ""
+    kind: str
     ended: Ended = Ended.HEURISTIC
     wider: Schedule | None = None
     stages: list[Stage] = field(default_factory=list)
@@ -72,10 +73,12 @@ def solve_taccl(problem: Problem, budget: Budget, bound: int = 0, incumbent: Pla
         SolverError: there is no solver for the routing.
     """
     began = time.monotonic()
-    plan = first_plan(problem, budget, bound) if incumbent is None else incumbent
-    search = _Search(problem, budget, with_own_first(problem, plan), bound)
+    distance = distance_bound(problem)
+    least, kind = (bound, "given") if bound >= distance else (distance, "distance")
+    plan = first_plan(problem, budget, least) if incumbent is None else incumbent
+    search = _Search(problem, budget, with_own_first(problem, plan), least, kind)
     search.stages.append(Stage("incumbent", time.monotonic() - began))
-    if search.end > bound or problem.rules.switches or problem.rules.spread:
+    if search.end > least or problem.rules.switches or problem.rules.spread:
         _run(search)
     return _outcome(search)
 
@@ -111,6 +114,10 @@ def _share(search: _Search, part: float) -> Budget:
 
 def _learn(search: _Search, routing: Routing) -> None:
     """What the routing proves: a bound for the problem, or only for schedules with its symmetry."""
+    if routing.ended is Ended.HEURISTIC:
+        search.notes.append("the routing program was not written: there are too many transfers to choose from")
+    if routing.ended is not Ended.PROOF:
+        search.ended = routing.ended
     if routing.bound <= search.bound:
         return
     if search.problem.quotient_is_exact:
@@ -118,8 +125,6 @@ def _learn(search: _Search, routing: Routing) -> None:
     else:
         seconds = search.problem.costs.seconds(routing.bound)
         search.notes.append(f"no routing with the symmetry that was found takes less than {seconds:.6g} s")
-    if routing.ended is not Ended.PROOF:
-        search.ended = routing.ended
 
 
 def _schedule(search: _Search, routes: Routes, bound: int) -> None:
@@ -154,11 +159,8 @@ def _any(chance: random.Random) -> Weight:
 
 def _close(search: _Search) -> None:
     """The joint problem, with the schedule as incumbent."""
-    from synth.exact import solve_exact  # its solver is loaded only here
-
-    exact: Engine = solve_exact
     try:
-        outcome = exact(search.problem, _share(search, 0.8), search.bound, search.plan)
+        outcome = solve_exact(search.problem, _share(search, 0.8), search.bound, search.plan)
     except SolverError as error:
         search.notes.append(f"no joint schedule was sought: {error}")
         return

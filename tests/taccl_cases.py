@@ -8,7 +8,7 @@ from commlib.collectives import Collective
 from commlib.demand import demand
 from commlib.topology import Link, Resource, Topology, cost_table
 from synth.discover import discover
-from synth.problem import Problem, Rules
+from synth.problem import Problem
 from synth.symmetry import Actions, Symmetry
 
 TWO_LANES = ((0, 3), (0, 4), (1, 2), (1, 5), (2, 3), (4, 7), (5, 6), (6, 7))
@@ -56,12 +56,12 @@ def mesh(rows: int, columns: int, cost: float = 10) -> Topology:
     return Topology("mesh", rows * columns, links)
 
 
-def posed(topology: Topology, collective: Collective, symmetric: bool = True, rules: Rules = Rules()) -> Problem:
+def posed(topology: Topology, collective: Collective, symmetric: bool = True) -> Problem:
     """A problem with the symmetry that is discovered, chunks of 1 MiB."""
     wanted = demand(collective, MIB)
     costs = cost_table(topology, wanted.sizes)
     group = discover(Actions(costs, wanted)) if symmetric else Symmetry.trivial(topology.ranks)
-    return Problem(topology, wanted, costs, group, rules)
+    return Problem(topology, wanted, costs, group)
 
 
 def ticks(problem: Problem, microseconds: float) -> int:

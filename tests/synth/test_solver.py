@@ -32,7 +32,8 @@ def test_the_solver_says_its_name_and_version(by):
     assert any(c.isdigit() for c in solver_name())
 
 
-def test_a_linear_program(by):
+@pytest.mark.usefixtures("by")
+def test_a_linear_program():
     model = Model()
     x, y = model.variable(cost=1.0), model.variable(low=-2.0, high=3.0, cost=-1.0)
     model.row([(x, 1.0), (y, -2.0)], ">=", 0.5)
@@ -42,7 +43,8 @@ def test_a_linear_program(by):
     assert solution.values == pytest.approx((0.0, -0.25))
 
 
-def test_whole_variables_and_equal_rows(by):
+@pytest.mark.usefixtures("by")
+def test_whole_variables_and_equal_rows():
     model = Model()
     a, b = model.variable(whole=True, cost=3.0), model.variable(whole=True, cost=5.0)
     model.row([(a, 4.0), (b, 7.0)], "==", 41.0)
@@ -53,7 +55,8 @@ def test_whole_variables_and_equal_rows(by):
     assert solution.bound == pytest.approx(30.0)
 
 
-def test_a_variable_that_no_row_names_keeps_its_place(by):
+@pytest.mark.usefixtures("by")
+def test_a_variable_that_no_row_names_keeps_its_place():
     model = Model()
     model.variable(low=2.0, high=4.0)
     second = model.variable(cost=1.0)
@@ -64,7 +67,8 @@ def test_a_variable_that_no_row_names_keeps_its_place(by):
     assert solution.values[1] == pytest.approx(7.0)
 
 
-def test_what_has_no_answer_is_infeasible(by):
+@pytest.mark.usefixtures("by")
+def test_what_has_no_answer_is_infeasible():
     model = Model()
     model.row([(model.binary(), 2.0)], "==", 1.0)
     assert isinstance(solve(model, Limits()), Infeasible)
@@ -73,7 +77,8 @@ def test_what_has_no_answer_is_infeasible(by):
     assert isinstance(solve(endless, Limits()), Infeasible)
 
 
-def test_a_node_limit_proves_nothing_and_gives_the_same_twice(by):
+@pytest.mark.usefixtures("by")
+def test_a_node_limit_proves_nothing_and_gives_the_same_twice():
     first, second = (solve(knapsack(1), Limits(nodes=1)) for _ in range(2))
     assert isinstance(first, Feasible)
     assert first.limit == "work"
@@ -82,7 +87,8 @@ def test_a_node_limit_proves_nothing_and_gives_the_same_twice(by):
     assert 0 < first.gap < 0.2
 
 
-def test_a_time_limit_is_no_proof(by):
+@pytest.mark.usefixtures("by")
+def test_a_time_limit_is_no_proof():
     solution = solve(knapsack(2, items=150, rows=60), Limits(seconds=0.2))
     assert isinstance(solution, Feasible | TimedOut)
     assert solution.limit == "time"
@@ -90,7 +96,8 @@ def test_a_time_limit_is_no_proof(by):
         assert solution.bound < solution.objective
 
 
-def test_an_answer_to_start_from_is_taken(by):
+@pytest.mark.usefixtures("by")
+def test_an_answer_to_start_from_is_taken():
     model = knapsack(3, items=30, rows=5)
     best = solve(model, Limits())
     assert isinstance(best, Optimal)

@@ -28,14 +28,16 @@ def program(upper: list[float]) -> LinearProgram:
     return LinearProgram(np.array([3.0, 2.0]), starts, columns, np.array([1.0, 1.0, 1.0, 3.0, 1.0]), np.array(upper))
 
 
+@pytest.mark.usefixtures("by")
 @pytest.mark.parametrize(("upper", "best"), [([4.0, 6.0, 3.0], [3.0, 1.0]), ([4.0, 6.0, 2.0], [2.0, 4 / 3])])
-def test_known_optima(by, upper, best):
+def test_known_optima(upper, best):
     found = LpSolver()(program(upper))
     assert found is not None
     assert found.tolist() == pytest.approx(best)
 
 
-def test_what_has_no_answer_or_no_end_is_none(by):
+@pytest.mark.usefixtures("by")
+def test_what_has_no_answer_or_no_end_is_none():
     assert LpSolver()(program([-1.0, 6.0, 3.0])) is None
     endless = LinearProgram(np.array([1.0]), np.array([0, 1]), np.array([0]), np.array([-1.0]), np.array([1.0]))
     assert LpSolver()(endless) is None
@@ -45,10 +47,11 @@ def test_no_time_is_no_answer():
     assert LpSolver(left=lambda: 0.0)(program([4.0, 6.0, 3.0])) is None
 
 
+@pytest.mark.usefixtures("by")
 @pytest.mark.parametrize(
     ("topology", "ticks"), [(ring(6, TEN), 50), (torus((3, 3), TEN), 30), (torus((4, 4), TEN), 80)]
 )
-def test_the_flow_bound_of_alltoall(by, topology, ticks):
+def test_the_flow_bound_of_alltoall(topology, ticks):
     wanted = demand(alltoall(topology.ranks), MIB)
     costs = cost_table(topology, wanted.sizes)
     flow = next(b for b in bounds(costs, wanted, solver=LpSolver()) if b.kind == "flow")
