@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,8 +20,11 @@ from synth.portfolio import Plan, run
 from synth.pose import Posed, pose
 from synth.problem import Problem, Rules
 from synth.result import Result
+from synth.retiming import LISTED
 from synth.schedule import Schedule, expand
 from synth.sketch import Sketch
+from synth.solver_lp import LpSolver
+from synth.trees import tree_allreduce
 
 Known = Mapping[str, Plan]
 """Plans that are known already, by the collective that they solve: starting points for engines."""
@@ -116,7 +119,11 @@ def _single(asked: Question, mode: str, budget: Budget, known: Known) -> Result:
     if outcome.bound > best.ticks:
         own = outcome.bound_kind or outcome.engine
         facts = replace(facts, bound=costs.seconds(outcome.bound), kind=own, certificate=None)
-    return _result(asked, moves_of(phase.schedule), (phase,), facts)
+    moves = moves_of(phase.schedule)
+    if moves.ticks > max(outcome.bound, best.ticks) and outcome.ended is Ended.PROOF:
+        # The mirror image of a schedule need not be one where links differ; then the proof was of its original only.
+        facts = replace(facts, ended=Ended.HEURISTIC)
+    return _result(asked, moves, (phase,), facts)
 
 
 def _phase(
@@ -128,8 +135,8 @@ def _phase(
     if twin is not None and _alike(posed.problem, twin.posed.problem):
         outcome = replace(twin.outcome, stages=(Stage("pose", posed_at - began),))
         return Phase(posed, outcome, expand(posed.problem, outcome.plan), twin.bounds, twin.topology_bounds)
-    found = problem_bounds(posed.problem)
-    whole = found if posed.whole is posed.problem else problem_bounds(posed.whole)
+    found = problem_bounds(posed.problem, budget)
+    whole = found if posed.whole is posed.problem else problem_bounds(posed.whole, budget)
     bounded_at = time.monotonic()
     budget = replace(budget, report=_with_tick(budget.report, posed.problem.costs.tick))
     outcome = run(mode, posed.problem, budget, found[0].ticks, known.get(wanted.name))
@@ -165,14 +172,19 @@ def _same_rules(one: Rules, other: Rules) -> bool:
     )
 
 
-def problem_bounds(problem: Problem) -> list[Bound]:
-    """The lower bounds of a problem, best first; nodes are the groups of ranks that are looked at."""
+def problem_bounds(problem: Problem, budget: Budget | None = None) -> list[Bound]:
+    """The lower bounds of a problem, best first; nodes are the groups of ranks that are looked at.
+
+    Linear programs take at most half of what is left of a budget.
+    """
+    budget = Budget() if budget is None else budget
     return bounds(
         problem.costs,
         problem.demand,
         allowed=problem.rules.allowed,
         representatives=problem.representatives,
         groups=_nodes(problem.topology),
+        solver=LpSolver(budget.left / 2, budget.threads),
     )
 
 
@@ -214,11 +226,38 @@ def _allreduce(asked: Question, mode: str, budget: Budget, known: Known) -> Resu
     half = replace(budget, seconds=budget.left / 2, began=time.monotonic())
     scatter = _phase(asked, collective("reducescatter", ranks, chunks), mode, half, known)
     gather = _phase(asked, collective("allgather", ranks, chunks), mode, budget, known, scatter)
+    ended = _worse(scatter.outcome.ended, gather.outcome.ended)
     moves = allreduce_moves(scatter.schedule, gather.schedule)
-    best = _allreduce_bounds(gather.posed.problem, asked.collective)[0]
-    whole = _allreduce_bounds(gather.posed.whole, asked.collective)[0]
-    ended = Ended.PROOF if moves.ticks <= best.ticks else _worse(scatter.outcome.ended, gather.outcome.ended)
-    return _result(asked, moves, (scatter, gather), _Facts(best.seconds, best.kind, best, whole, ended))
+    facts = _allreduce_facts(moves, gather.posed, asked.collective, ended)
+    composed = _result(asked, moves, (scatter, gather), facts)
+    return min([composed, *_through_trees(asked, gather, ended)], key=lambda result: result.time)
+
+
+def _allreduce_facts(moves: Moves, posed: Posed, wanted: Collective, ended: Ended) -> _Facts:
+    best, whole = _allreduce_bounds(posed.problem, wanted)[0], _allreduce_bounds(posed.whole, wanted)[0]
+    ended = Ended.PROOF if moves.ticks <= best.ticks else ended
+    return _Facts(best.seconds, best.kind, best, whole, ended)
+
+
+def _through_trees(asked: Question, gather: Phase, ended: Ended) -> Iterator[Result]:
+    """Reduce to a root and broadcast back: with all chunks, and with the buffer in one piece, for small ones.
+
+    Not where a sketch restricts who may send what, since a tree would not keep to that.
+    """
+    problem = gather.posed.problem
+    if problem.rules.allowed is not None or len(problem.demand.items) * problem.costs.ranks > LISTED:
+        return
+    for pieces in sorted({asked.collective.chunks, asked.collective.chunks // asked.topology.ranks}):
+        began = time.monotonic()
+        share = asked.collective.chunks // pieces
+        wanted = replace(asked.collective, chunks=pieces)
+        cut = replace(asked, collective=wanted, chunk_bytes=asked.chunk_bytes * share)
+        posed = pose(asked.topology, collective("allgather", wanted.ranks), cut.chunk_bytes, asked.sketch)
+        moves = tree_allreduce(posed.problem.costs, pieces)
+        facts = _allreduce_facts(moves, posed, wanted, ended)
+        spent = (*gather.outcome.stages, Stage("trees", time.monotonic() - began))
+        phase = replace(gather, posed=posed, outcome=replace(gather.outcome, engine="trees", stages=spent))
+        yield _result(cut, moves, (phase,), facts)
 
 
 def _worse(one: Ended, other: Ended) -> Ended:
