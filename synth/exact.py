@@ -24,9 +24,11 @@ from synth.symmetry import Symmetry
 
 Plan = tuple[Transfer, ...]
 _TRIES = 16
-_ALONE, _TOGETHER = 0.3, 1.0
+_ALONE, _TOGETHER = 0.3, 2.0
 """Deterministic time for whether the bound is met: with one strategy, then with several in turn. In models of
 optional intervals a unit is some 30 s of one core."""
+_CLIMB = 16
+"""Ticks between bound and incumbent up to which the bound is raised tick by tick, by the same question."""
 _QUOTIENT = 1.0
 """Deterministic time for the symmetric optimum where the problem without its symmetry is small enough to follow."""
 _SMALL = 6_000
@@ -129,21 +131,32 @@ def _route(search: _Search) -> None:
 
 
 def _decide(search: _Search) -> None:
-    """Is there a schedule that ends at the bound?"""
-    for interleave, work in ((False, _ALONE), (True, _TOGETHER)):
-        began = time.monotonic()
-        model = joint(search.problem, search.bound, search.bound, minimise=False)
-        status = Status.INFEASIBLE
-        if model is not None:
-            solved = _solve(search, model, "meets the bound?", work, interleave)
-            status = solved.status
-            if solved.found:
-                _take(search, model.plan(solved))
-        search.stages.append(Stage("meets the bound?", time.monotonic() - began))
-        if status is Status.INFEASIBLE:
-            _raise_bound(search, search.bound + 1)
-        if status is not Status.TIMED_OUT or search.budget.left == 0:
+    """Is there a schedule that ends at the bound? If not, and it is near, at the next tick?"""
+    while True:
+        before = search.bound
+        for interleave, work in ((False, _ALONE), (True, _TOGETHER)):
+            status = _meets_bound(search, interleave, work)
+            if status is not Status.TIMED_OUT or search.budget.left == 0:
+                break
+        raised = search.bound > before
+        if not raised or search.done or search.end - search.bound > _CLIMB or search.budget.left == 0:
             return
+
+
+def _meets_bound(search: _Search, interleave: bool, work: float) -> Status:
+    """Whether a schedule ends at the bound; takes it over, or raises the bound, where that is known."""
+    began = time.monotonic()
+    model = joint(search.problem, search.bound, search.bound, minimise=False)
+    status = Status.INFEASIBLE
+    if model is not None:
+        solved = _solve(search, model, "meets the bound?", work, interleave)
+        status = solved.status
+        if solved.found:
+            _take(search, model.plan(solved))
+    search.stages.append(Stage("meets the bound?", time.monotonic() - began))
+    if status is Status.INFEASIBLE:
+        _raise_bound(search, search.bound + 1)
+    return status
 
 
 def _minimise(search: _Search) -> None:
@@ -201,7 +214,7 @@ def _solve(search: _Search, model: Joint, stage: str, work: float | None, interl
 
     hear(None, search.bound)
     allowed = min(limits) if limits else None
-    solved = model.model.solve(Limits(budget.left, allowed, budget.threads, budget.seed, interleave), hear)
+    solved = model.model.solve(Limits(budget.left, allowed, budget.seed, interleave), hear)
     search.ended = solved.ended
     if search.work is not None:
         search.work -= solved.work

@@ -205,7 +205,7 @@ class _Search:
     def _ask(self, steps: int, rounds: int, chunks: int) -> tuple[Status, Stepped | None, Problem]:
         """Is there such an algorithm? First a symmetric one, then any."""
         problem, lanes = self.posed(chunks)
-        limits = Limits(self.budget.left, self.budget.work, self.budget.threads, self.budget.seed)
+        limits = Limits(self.budget.left, self.budget.work, self.budget.seed)
         status, found = stepped(problem, lanes, steps, rounds, limits)
         if found is None and problem.symmetry.order > 1:
             problem = replace(problem, symmetry=Symmetry.trivial(self.ranks))

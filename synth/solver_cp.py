@@ -1,8 +1,9 @@
 """CP-SAT, the constraint solver of OR-Tools: models of intervals and flags, and searches that can be repeated.
 
-The only module that imports ortools, and only when a model is made. Searches interleave the solver's strategies in
-batches of fixed size, so what they find does not depend on the number of threads: a search that ends by proof or by
-its work limit (CP-SAT's deterministic time) gives the same result every time, one that the clock ends may not.
+Imports ortools' CP-SAT only when a model is made. Searches interleave the solver's strategies in batches of fixed size
+on one thread: a search that ends by proof or by its work limit (CP-SAT's deterministic time) gives the same result
+every time, one that the clock ends may not. More threads would break that: in a batch whose tasks run at once, the
+first to finish decides what is found (seen with OR-Tools 9.15, in spite of its interleaved search).
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
     Interval: TypeAlias = cp_model.IntervalVar
     Linear: TypeAlias = cp_model.LinearExprT
 
-_STRATEGIES = ("default_lp", "no_lp", "quick_restart", "quick_restart_no_lp")
+_STRATEGIES = ("default_lp", "max_lp", "no_lp", "quick_restart_no_lp")
 """The strategies of an interleaved search. Large neighbourhoods are left out: in models of optional intervals a single
 one can take seconds for a tenth of a unit of deterministic time, and then neither clock nor work limit is kept."""
 _BATCH = 4
-"""Tasks between two synchronisations of an interleaved search; fixed, so that threads change nothing but speed."""
+"""Tasks between two synchronisations of an interleaved search."""
 
 
 class Status(Enum):
@@ -63,7 +64,7 @@ class Solved:
 
 @dataclass(frozen=True)
 class Limits:
-    """When a search ends at the latest, and with how many threads it works.
+    """When a search ends at the latest.
 
     ``seconds`` is wall-clock time, ``work`` deterministic time (None: unlimited). ``interleave``: several strategies
     in turn; else one strategy alone, which needs less work on models that propagation almost solves.
@@ -71,7 +72,6 @@ class Limits:
 
     seconds: float
     work: float | None = None
-    threads: int = 1
     seed: int = 0
     interleave: bool = True
 
@@ -171,7 +171,7 @@ class Model:
         if limits.work is not None:
             settings.max_deterministic_time = max(0.0, limits.work)
         settings.random_seed = limits.seed
-        settings.num_workers = limits.threads if limits.interleave else 1
+        settings.num_workers = 1
         settings.interleave_search = limits.interleave
         settings.interleave_batch_size = _BATCH
         if limits.interleave:
