@@ -8,6 +8,7 @@ into paths, each destination's items choose among those, and single items change
 from __future__ import annotations
 
 import heapq
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +21,8 @@ LARGEST = 60_000
 """Variables of the linear program up to which it is tried."""
 DUST = 1e-7
 """Flow below this share of an item is rounding."""
+NOISE = 1e-3
+"""Chance in the price of a link, relative, when ties are to be broken."""
 PREFER_SHORT = 1e-4
 """Weight of the total load beside the largest one: of equal flows, those on short ways."""
 
@@ -111,7 +114,7 @@ def _conserve(problem: Problem, each: Commodity, column: dict[int, int], model: 
         model.row(into + out, "==", float(wanted.get(rank, 0)))
 
 
-def path_routes(problem: Problem, budget: Budget, rounds: int = 6) -> dict[int, tuple[int, ...]] | None:
+def path_routes(problem: Problem, budget: Budget, rounds: int = 12) -> dict[int, tuple[int, ...]] | None:
     """A path for each representative: from the flow, rounded, then improved; None as for ``fractional_flow``.
 
     Complexity: one linear program, then O(rounds x items x links log ranks).
@@ -184,6 +187,8 @@ class _Loads:
         self._problem = problem
         self._aim = max(1.0, aim)
         self._load: dict[int, int] = {}
+        self._noise = 0.0
+        self._chance = random.Random(0)
 
     def add(self, size: int, path: Sequence[int], sign: int) -> None:
         """Count a path's load, or take it away."""
@@ -192,21 +197,34 @@ class _Loads:
                 self._load[slot] = self._load.get(slot, 0) + sign * ticks
 
     def improved(self, routes: dict[int, tuple[int, ...]], rounds: int) -> dict[int, tuple[int, ...]]:
-        """Items change to the cheapest path at the others' loads, until a round changes none."""
-        best, best_load = dict(routes), max(self._load.values(), default=0)
+        """Items change to the cheapest path at the others' loads, until a round changes none.
+
+        From then on ties are broken by chance (seeded), so that loads wander along plateaus.
+        """
+        best, best_load = dict(routes), self._largest
         for _ in range(rounds):
-            before = dict(routes)
-            for item in sorted(routes):
-                size = self._problem.demand.items[item].size
-                self.add(size, routes[item], -1)
-                routes[item] = min(routes[item], self.cheapest(item), key=lambda path: self._price(size, path))
-                self.add(size, routes[item], 1)
-            load = max(self._load.values(), default=0)
-            if load < best_load:
-                best, best_load = dict(routes), load
-            if routes == before:
+            if best_load <= self._aim * (1 + DUST):
                 break
+            before = dict(routes)
+            self._reroute(routes)
+            if routes == before:
+                self._noise = NOISE
+            if self._largest < best_load:
+                best, best_load = dict(routes), self._largest
         return best
+
+    @property
+    def _largest(self) -> int:
+        return max(self._load.values(), default=0)
+
+    def _reroute(self, routes: dict[int, tuple[int, ...]]) -> None:
+        for item in sorted(routes):
+            size = self._problem.demand.items[item].size
+            self.add(size, routes[item], -1)
+            found = self.cheapest(item)
+            if self._noise or self._price(size, found) < self._price(size, routes[item]):
+                routes[item] = found
+            self.add(size, routes[item], 1)
 
     def _price(self, size: int, path: Sequence[int]) -> float:
         return sum(self._toll(size, link) for link in path)
@@ -218,7 +236,7 @@ class _Loads:
         for slot, ticks in self._problem.uses[size][link]:
             load = self._load.get(slot, 0)
             toll += ((load + ticks) / aim) ** power - (load / aim) ** power
-        return float(toll)
+        return float(toll) * (1.0 + self._noise * self._chance.random()) if self._noise else float(toll)
 
     def cheapest(self, item: int) -> tuple[int, ...]:
         """The cheapest path of an item at these loads. Dijkstra: O(links log ranks).

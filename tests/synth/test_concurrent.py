@@ -62,6 +62,13 @@ def test_loads_of_known_cases(topology, collective, fractional, whole):
     assert microseconds(posed, largest_load(posed, routes)) == whole
 
 
+def test_loads_wander_along_plateaus_to_an_even_one():
+    posed = problem(torus((4, 4), TEN), alltoall(16, 4), symmetric=False)
+    routes = path_routes(posed, Budget())
+    assert_paths(posed, routes)
+    assert microseconds(posed, largest_load(posed, routes)) == 320
+
+
 @settings(max_examples=15, deadline=None)
 @given(random_topologies(3, 6), st.integers(1, 2))
 def test_paths_are_whole_and_loads_above_the_flow(topology, chunks):
