@@ -21,7 +21,7 @@ from synth.solver import Feasible, Infeasible, Limits, Optimal, Solution, TimedO
 
 Routes = Mapping[int, tuple[int, ...]]
 """For each representative, the links of a tree from its origin."""
-MOST_BINARIES = 100_000
+MOST_BINARIES = 40_000
 """Transfers to choose from (representatives x links) beyond which a program takes longer to write than to give up."""
 GAP = 0.1
 """The gap to which weights are minimised."""

@@ -49,10 +49,15 @@ class _Search:
         """The makespan of the best plan."""
         return makespan(self.problem, self.plan)
 
-    def offer(self, plan: Plan) -> None:
-        """Keep a plan that is better, once it keeps the order that the sketch asks for."""
+    @property
+    def wishes(self) -> bool:
+        """Whether the sketch prefers some routings to others of the same time."""
+        return bool(self.problem.rules.switches or self.problem.rules.spread)
+
+    def offer(self, plan: Plan, preferred: bool = False) -> None:
+        """Keep a plan that is better, or as good and preferred, once it keeps the order that the sketch asks for."""
         plan = with_own_first(self.problem, plan)
-        if makespan(self.problem, plan) < self.end:
+        if makespan(self.problem, plan) < self.end + preferred:
             self.plan = plan
 
     def stage(self, name: str, work: Callable[[], None]) -> None:
@@ -78,7 +83,7 @@ def solve_taccl(problem: Problem, budget: Budget, bound: int = 0, incumbent: Pla
     plan = first_plan(problem, budget, least) if incumbent is None else incumbent
     search = _Search(problem, budget, with_own_first(problem, plan), least, kind)
     search.stages.append(Stage("incumbent", time.monotonic() - began))
-    if search.end > least or problem.rules.switches or problem.rules.spread:
+    if search.end > least or search.wishes:
         _run(search)
     return _outcome(search)
 
@@ -97,7 +102,8 @@ def _run(search: _Search) -> None:
     problem = search.problem
     found: list[Routing] = []
     start = routes_of(problem, search.plan)
-    search.stage("routing", lambda: found.append(route(problem, _share(search, 0.5), search.bound, start)))
+    part = 0.5 if search.end > search.bound else 0.1  # the time is proven already: only preferences are left
+    search.stage("routing", lambda: found.append(route(problem, _share(search, part), search.bound, start)))
     routing = found[0]
     _learn(search, routing)
     _schedule(search, routing.routes, routing.bound)
@@ -134,7 +140,7 @@ def _schedule(search: _Search, routes: Routes, bound: int) -> None:
     target = max(bound, routed_time(search.problem, routes))
     share = _share(search, 0.2)
     search.stage("scheduling", lambda: plans.append(schedule_exactly(search.problem, plans[0], target, share)))
-    search.offer(plans[-1])
+    search.offer(plans[-1], preferred=search.wishes)
 
 
 def _try_others(search: _Search, routing: Routing) -> None:

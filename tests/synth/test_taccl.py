@@ -134,6 +134,14 @@ def test_cbc_does_it_too(monkeypatch):
     assert microseconds(task, makespan(task, outcome.plan)) == 30
 
 
+@pytest.mark.parametrize(("wish", "links"), [("uc-min", 8), ("uc-max", 56)])
+def test_a_schedule_of_the_same_time_is_preferred_as_the_sketch_says(wish, links):
+    task = replace(posed(dgx2(8, 8), allgather(8)), rules=Rules(switches=((frozenset(range(8)), wish),)))
+    outcome = solve_taccl(task, Budget(60), ticks(task, 56))
+    assert microseconds(task, makespan(task, outcome.plan)) == 56
+    assert len(set(expand(task, outcome.plan).link.tolist())) == links
+
+
 def test_own_items_first_is_kept():
     task = posed(ndv2(), allgather(8, 2))
     links = frozenset(range(task.costs.links))
