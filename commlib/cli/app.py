@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -26,8 +26,42 @@ JSON_WANTED = "json"
 """The key under which the context remembers that the output is for a program."""
 
 
-class Commands(TyperGroup):
-    """The built-in commands, then those of plug-ins; a CommlibError ends a command with one line and status 1."""
+@contextmanager
+def _usage_told(ctx: Any) -> Iterator[None]:
+    """Wrong usage is printed as JSON where that is wanted, before the parser ends the command with status 2."""
+    try:
+        yield
+    except UsageError as error:
+        if ctx.obj[JSON_WANTED]:
+            report_usage(error)
+        raise
+
+
+class Reporting(TyperGroup):
+    """Commands of which a CommlibError ends with one line and status 1; ``program`` is the word it begins with."""
+
+    program = "commlib"
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the options before the command's name, and whether errors are to be JSON too."""
+        ctx.ensure_object(dict)[JSON_WANTED] = wants_json(args)
+        with _usage_told(ctx):
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; report its typed errors."""
+        try:
+            with _usage_told(ctx):
+                return super().invoke(ctx)
+        except CommlibError as error:
+            if ctx.params.get("debug") or ctx.find_root().params.get("debug"):
+                raise
+            report(error, ctx.obj[JSON_WANTED], self.program)
+            raise typer.Exit(1) from error
+
+
+class Commands(Reporting):
+    """The built-in commands, then those of plug-ins."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """All commands' names, the built-in ones first."""
@@ -44,34 +78,6 @@ class Commands(TyperGroup):
         except CommlibError as error:
             return _broken(cmd_name, error)
         return None if plugin is None else typer.main.get_command(plugin)
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the options before the command's name, and whether errors are to be JSON too."""
-        ctx.ensure_object(dict)[JSON_WANTED] = wants_json(args)
-        with _usage_told(ctx):
-            return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command; report its typed errors."""
-        try:
-            with _usage_told(ctx):
-                return super().invoke(ctx)
-        except CommlibError as error:
-            if ctx.params.get("debug"):
-                raise
-            report(error, ctx.obj[JSON_WANTED])
-            raise typer.Exit(1) from error
-
-
-@contextmanager
-def _usage_told(ctx: Any) -> Iterator[None]:
-    """Wrong usage is printed as JSON where that is wanted, before the parser ends the command with status 2."""
-    try:
-        yield
-    except UsageError as error:
-        if ctx.obj[JSON_WANTED]:
-            report_usage(error)
-        raise
 
 
 def _broken(name: str, error: CommlibError) -> Any:
@@ -102,17 +108,22 @@ def _options(
     """Collective algorithms: write, compile, prove and run them."""
 
 
-def build_app() -> typer.Typer:
-    """The command line as a Typer; help is plain text when standard output is not a terminal."""
-    app = typer.Typer(
-        name="commlib",
-        cls=Commands,
+def new_app(name: str, commands: type[Reporting]) -> typer.Typer:
+    """A Typer without commands; help is plain text when standard output is not a terminal."""
+    return typer.Typer(
+        name=name,
+        cls=commands,
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
-        rich_markup_mode="markdown" if sys.stdout.isatty() else None,
+        rich_markup_mode="markdown" if sys.stdout is not None and sys.stdout.isatty() else None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
+
+
+def build_app() -> typer.Typer:
+    """The command line as a Typer."""
+    app = new_app("commlib", Commands)
     app.callback()(_options)
     app.command("compile")(compile_command)
     app.command("verify")(verify_command)
@@ -124,10 +135,10 @@ def build_app() -> typer.Typer:
     return app
 
 
-def run() -> None:
-    """Run the command line on this process's arguments; never returns."""
+def run(build: Callable[[], typer.Typer] = build_app) -> None:
+    """Run a command line on this process's arguments; never returns."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     with output_needed():
-        build_app()()
+        build()()

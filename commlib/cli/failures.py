@@ -24,9 +24,9 @@ def wants_json(arguments: Sequence[str]) -> bool:
     return "--json" in options
 
 
-def report(error: CommlibError, as_json: bool) -> None:
+def report(error: CommlibError, as_json: bool, program: str = "commlib") -> None:
     """Print an error for a person on stderr and, when asked, for a program on stdout."""
-    note(f"commlib: {error.message}")
+    note(f"{program}: {error.message}")
     if not as_json:
         return
     findings = _findings(error)

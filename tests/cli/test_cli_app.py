@@ -163,10 +163,10 @@ def test_a_plugin_adds_a_command(command, tmp_path):
     info = tmp_path / "synthetic-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: synthetic\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[commlib.commands]\nsynth = synthetic:app\n")
+    (info / "entry_points.txt").write_text("[commlib.commands]\ngreet = synthetic:app\n")
     env = {"PYTHONPATH": str(tmp_path)}
-    assert "synth " in command("--help", env=env).stdout
-    done = command("synth", "hello", "you", env=env)
+    assert "greet " in command("--help", env=env).stdout
+    done = command("greet", "hello", "you", env=env)
     assert (done.returncode, done.stdout) == (0, "hello you\n")
 
 

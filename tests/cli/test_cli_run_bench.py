@@ -2,11 +2,14 @@
 
 import json
 import re
+from importlib.metadata import EntryPoint
 
 import pytest
 
 from commlib.algorithms import find
+from commlib.cli import plugins
 from commlib.cli.bench import CHOICE
+from commlib.cli.demo import LibraryStage
 from commlib.formats import load
 
 ROW = {"collective", "algorithm", "ranks", "size", "dtype", "op", "in_place", "time_us", "algbw", "busbw", "wrong"}
@@ -273,15 +276,34 @@ def test_demo(command, tmp_path):
     done = command("demo", "--keep", keep)
     assert (done.returncode, done.stderr) == (0, "")
     titles = re.findall(r"^(\d)\. ", done.stdout, re.MULTILINE)
-    assert titles == ["1", "2", "3", "4", "5"]
+    assert titles == ["1", "2", "3", "4", "5", "6", "7"]
+    assert "3. Synthesize an allreduce of 1 MiB" in done.stdout
+    assert re.search(r"predicted .* us, lower bound .* us", done.stdout)
+    assert {file.name for file in keep.iterdir()} == {"topology.json", "sketch.json", "synthesized_allreduce.xml"}
     assert done.stdout.count("proved for in place, out of place") == 2
-    rows = table_rows(done.stdout)
+    rows = [row for row in table_rows(done.stdout) if len(row) == 13]  # not the topology's matrix
     assert [int(row[0]) for row in rows] == [1 << 10, 16 << 10, 256 << 10, 1 << 20, 4 << 20]
     assert all((row[8], row[12]) == ("0", "0") for row in rows)
     assert "# Out of bounds values : 0 OK" in done.stdout
     assert "demo: all right" in done.stdout
-    algorithm = load(keep / "hierarchical_allreduce.xml")
+    algorithm = load(keep / "synthesized_allreduce.xml")
     assert (algorithm.ranks, algorithm.collective.name) == (8, "allreduce")
+
+
+def test_without_a_stage_the_demo_compiles_a_library_algorithm(monkeypatch, tmp_path):
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [])
+    assert plugins.load_demo_stage() is None
+    titles, algorithm = LibraryStage().make(tmp_path)
+    assert titles == ["Compile hierarchical_allreduce for 2 nodes x 4 ranks"]
+    assert (algorithm.name, algorithm.ranks) == ("hierarchical_allreduce", 8)
+
+
+def test_a_broken_stage_of_the_demo_is_told(cli, monkeypatch):
+    broken = EntryPoint("bad", "no.such.module:stage", plugins.DEMO_GROUP)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [broken] if group == plugins.DEMO_GROUP else [])
+    result = cli("demo")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("commlib: the demo's stage 'bad' (no.such.module:stage) cannot be loaded: ")
 
 
 def test_demo_where_it_cannot_write(cli, tmp_path):

@@ -1,0 +1,58 @@
+"""What one sees while a search runs, and how times are written."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from synth.engine import Progress
+
+_WIDTH = 24
+"""Characters of a full bar."""
+
+
+def duration(seconds: float) -> str:
+    """A time for a person, in the unit that suits it: "69.9 us", "1.25 ms"."""
+    for scale, unit in ((1e-6, "us"), (1e-3, "ms")):
+        if seconds < 1000 * scale:
+            return f"{seconds / scale:.6g} {unit}"
+    return f"{seconds:.6g} s"
+
+
+class Bar:
+    """A bar on the last line of a terminal, drawn whenever an engine reports; nothing elsewhere.
+
+    It fills as the time limit comes nearer. It has no thread: what it accompanies may start processes.
+    """
+
+    def __init__(self, limit: float, quiet: bool = False) -> None:
+        self._limit = limit
+        self._shown = sys.stdout.isatty() and not quiet
+
+    def __call__(self, progress: Progress) -> None:
+        """Draw where a search stands: stage, incumbent, bound, gap, time left."""
+        if self._shown:
+            used = min(1.0, max(0.0, 1 - progress.left / self._limit)) if self._limit else 1.0
+            filled = int(_WIDTH * used)
+            bar = "#" * filled + "-" * (_WIDTH - filled)
+            self._write(f"\r\x1b[K[{bar}] {describe(progress)}")
+
+    def hide(self) -> None:
+        """Wipe the bar."""
+        if self._shown:
+            self._write("\r\x1b[K")
+
+    def _write(self, text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+def describe(progress: Progress) -> str:
+    """A report in words."""
+    best = progress.incumbent
+    found = "nothing yet" if best is None else duration(best * progress.tick)
+    gap = f", gap {best / progress.bound - 1:.1%}" if best and progress.bound else ""
+    return (
+        f"{progress.stage}: {found}, bound {duration(progress.bound * progress.tick)}{gap}, {progress.left:.0f} s left"
+    )

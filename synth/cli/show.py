@@ -1,0 +1,5 @@
+"""``synth show``: routes and timeline of an algorithm."""
+
+
+def show_command() -> None:
+    """x"""

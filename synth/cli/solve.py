@@ -1,0 +1,155 @@
+"""``synth solve``: from a topology and a collective to a proved algorithm with its bound."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from commlib.cli.options import JsonFlag
+from commlib.cli.sources import FORMS
+from commlib.errors import FormatError
+from synth.cli.asking import (
+    CostChoice,
+    InternodeChoice,
+    MatrixFile,
+    Nodes,
+    ProfileFile,
+    Root,
+    SizeText,
+    SketchFile,
+    TopologyOption,
+    Wanted,
+    Where,
+    ask,
+    size_range,
+    topology_at,
+)
+from synth.cli.delivering import deliver, deliver_range
+from synth.cli.progress import Bar
+
+if TYPE_CHECKING:
+    from synth.auto import Ask, SizeRange
+    from synth.engine import Budget
+    from synth.pipeline import Question
+    from synth.result import Result
+
+_Collective = Annotated[
+    str, typer.Argument(metavar="COLLECTIVE", help="allgather, alltoall, allreduce, broadcast, ...")
+]
+_Mode = Annotated[str, typer.Option("--mode", "-m", metavar="MODE", help="auto, greedy, taccl, exact or bandwidth.")]
+_Chunks = Annotated[
+    int | None, typer.Option("--chunks", "-c", min=1, help="Chunks that each shard is cut into (with a range: tried).")
+]
+_TimeLimit = Annotated[float, typer.Option("--time-limit", min=0.1, help="Seconds of search; the best so far is kept.")]
+_WorkLimit = Annotated[
+    float | None, typer.Option("--work-limit", min=0, help="Solver's deterministic time: the same result every time.")
+]
+_Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the solver.")]
+_Seed = Annotated[int, typer.Option("--seed", min=0, help="Of what is random in a search.")]
+_Instances = Annotated[
+    int, typer.Option("--instances", "-i", min=1, help="Parallel parts of each chunk, each with channels of its own.")
+]
+_NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither look for nor keep the result.")]
+_Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Where to write: .xml (MSCCL), .json or .txt (both loss-free).")
+]
+_Save = Annotated[
+    Path | None, typer.Option("--save", metavar="FILE", help="Keep the whole result as JSON, for synth show.")
+]
+
+
+@dataclass(frozen=True)
+class _How:
+    """How to search."""
+
+    mode: str
+    budget: Budget
+    instances: int
+    cached: bool
+
+
+CHUNKS = (1, 2, 4, 8)
+"""Numbers of chunks per shard that are tried for a range of sizes."""
+
+
+def solve_command(
+    collective: _Collective,
+    topology: TopologyOption,
+    nodes: Nodes = 1,
+    profile: ProfileFile = None,
+    sketch: SketchFile = None,
+    size: SizeText = None,
+    mode: _Mode = "auto",
+    cost: CostChoice = "exact",
+    internode: InternodeChoice = "rail",
+    chunks: _Chunks = None,
+    root: Root = None,
+    matrix: MatrixFile = None,
+    time_limit: _TimeLimit = 60.0,
+    work_limit: _WorkLimit = None,
+    threads: _Threads = 1,
+    seed: _Seed = 0,
+    instances: _Instances = 1,
+    no_cache: _NoCache = False,
+    output: _Output = None,
+    save: _Save = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Synthesize an algorithm; print its time, its lower bound and the gap, and write it once it is proved.
+
+    With a range of sizes (--size 1K-1G) the best algorithm for each part of it, each in a file of its own. The same
+    question is answered from the cache where an earlier search ended by proof.
+    """
+    from synth.engine import Budget
+    from synth.portfolio import MODES
+
+    if mode not in MODES:
+        raise typer.BadParameter(f"--mode is {', '.join(MODES)}, not {mode!r}")
+    _check_files(output, save)
+    limits = size_range(size)
+    found = topology_at(Where(topology, nodes, profile, cost, internode))
+    bar = Bar(time_limit, as_json)
+    how = _How(mode, Budget(time_limit, work_limit, threads, seed, bar), instances, not no_cache)
+    wanted = Wanted(collective, chunks or 1, root, sketch, matrix)
+    try:
+        if limits is None or limits[0] == limits[1]:
+            result = _search(ask(found, wanted, None if limits is None else limits[0]), how)
+            ranges = None
+        else:
+            tried = CHUNKS if chunks is None else (chunks,)
+            ranges = _search_range(lambda at, each: ask(found, wanted._replace(chunks=each), at), limits, tried, how)
+    finally:
+        bar.hide()
+    if ranges is None:
+        deliver(result, output, save, as_json)
+    else:
+        deliver_range(ranges, output, save, as_json)
+
+
+def _check_files(*paths: Path | None) -> None:
+    """Refuse files that could not be written in the end, before a search."""
+    for path in paths:
+        if path is not None and path.suffix.lower() not in FORMS:
+            raise FormatError(f"{path}: what is written ends in {', '.join(FORMS)}", file=str(path))
+        if path is not None and not path.parent.is_dir():
+            raise FormatError(f"{path}: there is no folder {path.parent}", file=str(path))
+
+
+def _search(asked: Question, how: _How) -> Result:
+    from synth.cache import Cache, solve_cached
+    from synth.pipeline import solve
+
+    if how.cached:
+        return solve_cached(asked, how.mode, how.budget, Cache(), instances=how.instances)
+    return solve(asked, how.mode, how.budget, instances=how.instances)
+
+
+def _search_range(ask_at: Ask, limits: tuple[int, int], chunks: Sequence[int], how: _How) -> tuple[SizeRange, ...]:
+    from synth.auto import solve_range
+
+    found = solve_range(ask_at, *limits, how.mode, how.budget, chunks)
+    return tuple(replace(each, result=replace(each.result, instances=how.instances)) for each in found)
