@@ -12,7 +12,7 @@ from commlib.bounds import Bound, allreduce_bounds, bounds
 from commlib.collectives import Collective, collective
 from commlib.demand import chunk_bytes as bytes_per_chunk
 from commlib.errors import SpecError
-from commlib.topology import Topology
+from commlib.topology import CostTable, Topology
 from synth.compose import allreduce_moves, moves_of
 from synth.engine import Budget, Ended, Outcome, Progress, Stage
 from synth.moves import Moves
@@ -116,14 +116,32 @@ def _single(asked: Question, mode: str, budget: Budget, known: Known) -> Result:
     phase = _phase(asked, asked.collective, mode, budget, known)
     outcome, best, costs = phase.outcome, phase.bounds[0], phase.posed.problem.costs
     facts = _Facts(best.seconds, best.kind, best, phase.topology_bounds[0], outcome.ended)
-    if outcome.bound > best.ticks:
-        own = outcome.bound_kind or outcome.engine
-        facts = replace(facts, bound=costs.seconds(outcome.bound), kind=own, certificate=None)
     moves = moves_of(phase.schedule)
-    if moves.ticks > max(outcome.bound, best.ticks) and outcome.ended is Ended.PROOF:
-        # The mirror image of a schedule need not be one where links differ; then the proof was of its original only.
+    proved = best.ticks
+    if outcome.bound > best.ticks and _proof_holds(phase.posed.problem):
+        proved, own = outcome.bound, outcome.bound_kind or outcome.engine
+        facts = replace(facts, bound=costs.seconds(proved), kind=own, certificate=None)
+    if moves.ticks > proved and outcome.ended is Ended.PROOF:
         facts = replace(facts, ended=Ended.HEURISTIC)
     return _result(asked, moves, (phase,), facts)
+
+
+def _proof_holds(problem: Problem) -> bool:
+    """Whether what an engine proves of a problem is true of the collective.
+
+    A collective that reduces is solved backwards, where a transfer takes its resources when it starts, that is, when
+    it ends in reality. That is the same unless links that share a resource hold it for different parts of their time.
+    The bounds know of this; an engine's proof does not.
+    """
+    if not problem.demand.reduces:
+        return True
+    costs = problem.costs
+    link = np.repeat(np.arange(costs.links), np.diff(costs.use_start))
+    idle = costs.latency[link] - costs.use_ticks
+    first = np.unique(costs.use_resource, return_index=True)[1]
+    expected = np.zeros((len(costs.resource_names), idle.shape[1]), dtype=np.int64)
+    expected[costs.use_resource[first]] = idle[first]
+    return bool((expected[costs.use_resource] == idle).all() and (idle == idle[:, :1]).all())
 
 
 def _phase(
@@ -134,7 +152,8 @@ def _phase(
     posed_at = time.monotonic()
     if twin is not None and _alike(posed.problem, twin.posed.problem):
         outcome = replace(twin.outcome, stages=(Stage("pose", posed_at - began),))
-        return Phase(posed, outcome, expand(posed.problem, outcome.plan), twin.bounds, twin.topology_bounds)
+        schedule = replace(twin.schedule, problem=posed.problem)
+        return Phase(posed, outcome, schedule, twin.bounds, twin.topology_bounds)
     found = problem_bounds(posed.problem, budget)
     whole = found if posed.whole is posed.problem else problem_bounds(posed.whole, budget)
     bounded_at = time.monotonic()
@@ -142,7 +161,8 @@ def _phase(
     outcome = run(mode, posed.problem, budget, found[0].ticks, known.get(wanted.name))
     stages = (Stage("pose", posed_at - began), Stage("bounds", bounded_at - posed_at), *outcome.stages)
     outcome = replace(outcome, stages=stages, notes=(*posed.notes, *outcome.notes))
-    return Phase(posed, outcome, expand(posed.problem, outcome.plan), tuple(found), tuple(whole))
+    schedule = outcome.wider or expand(posed.problem, outcome.plan)
+    return Phase(posed, outcome, schedule, tuple(found), tuple(whole))
 
 
 def _with_tick(report: Callable[[Progress], None], tick: float) -> Callable[[Progress], None]:
@@ -151,17 +171,30 @@ def _with_tick(report: Callable[[Progress], None], tick: float) -> Callable[[Pro
 
 
 def _alike(one: Problem, other: Problem) -> bool:
-    """Whether a plan for one problem is one for the other: items and links correspond by their numbers."""
+    """Whether a plan for one problem is one for the other: items and links correspond by their numbers.
+
+    Shared resources need not: what was a port out on one topology is a port in on the reversed one.
+    """
     a, b = one.costs, other.costs
-    names = ("source", "target", "latency", "use_start", "use_resource", "use_ticks")
-    same = a.tick == b.tick and all(np.array_equal(getattr(a, n), getattr(b, n)) for n in names)
+    same = a.tick == b.tick and all(np.array_equal(getattr(a, n), getattr(b, n)) for n in ("source", "target"))
     ways = [(item.origin, item.index, item.destinations) for item in one.demand.items]
     return (
         same
+        and np.array_equal(a.latency, b.latency)
+        and _sharing(a) == _sharing(b)
         and ways == [(item.origin, item.index, item.destinations) for item in other.demand.items]
         and np.array_equal(one.symmetry.images, other.symmetry.images)
         and _same_rules(one.rules, other.rules)
     )
+
+
+def _sharing(costs: CostTable) -> list[tuple[bytes, bytes]]:
+    """For each resource the links that take it and for how long, in an order that does not know their names."""
+    link = np.repeat(np.arange(costs.links), np.diff(costs.use_start))
+    order = np.lexsort((link, costs.use_resource))
+    cuts = np.flatnonzero(np.diff(costs.use_resource[order])) + 1
+    groups = np.split(order, cuts)
+    return sorted((link[group].tobytes(), costs.use_ticks[group].tobytes()) for group in groups)
 
 
 def _same_rules(one: Rules, other: Rules) -> bool:

@@ -26,6 +26,10 @@ ENGINES = {
 MODES = ("auto", "greedy", *ENGINES)
 CLOSABLE = 30_000
 """Transfers to choose from (representatives x links) up to which the exact engine is worth its while."""
+LARGE = 200_000
+"""Transfers of all items beyond which heuristics that come near the bound are left at that."""
+NEAR = 1.05
+"""What "near" is: times the bound."""
 
 
 def engine(name: str) -> Engine:
@@ -50,15 +54,20 @@ def run(mode: str, problem: Problem, budget: Budget, bound: int, known: Plan | N
         SynthesisError: no such mode, or a destination that cannot be reached.
     """
     outcome = _auto(problem, budget, bound, known) if mode == "auto" else engine(mode)(problem, budget, bound, known)
-    check(expand(problem, outcome.plan))
+    check(outcome.wider or expand(problem, outcome.plan))
     return _settled(problem, outcome, bound)
+
+
+def end_of(problem: Problem, outcome: Outcome) -> int:
+    """The last arrival of what an engine found, in ticks."""
+    return makespan(problem, outcome.plan) if outcome.wider is None else outcome.wider.ticks
 
 
 def _settled(problem: Problem, outcome: Outcome, bound: int) -> Outcome:
     """An outcome that meets its bound has ended by proof, however it got there."""
     if bound > outcome.bound:
         outcome = replace(outcome, bound=bound, bound_kind="")
-    if makespan(problem, outcome.plan) <= outcome.bound:
+    if end_of(problem, outcome) <= outcome.bound:
         outcome = replace(outcome, ended=Ended.PROOF)
     elif outcome.ended is Ended.PROOF:
         outcome = replace(outcome, ended=Ended.HEURISTIC)
@@ -78,8 +87,8 @@ def solve_greedy(problem: Problem, budget: Budget, bound: int, incumbent: Plan |
 def _auto(problem: Problem, budget: Budget, bound: int, known: Plan | None) -> Outcome:
     best = solve_greedy(problem, budget, bound, known)
     stages = list(best.stages)
-    for name, seconds in _promising(problem, budget):
-        if makespan(problem, best.plan) <= max(bound, best.bound) or budget.left == 0:
+    for name, seconds in _promising(problem, budget, best):
+        if end_of(problem, best) <= max(bound, best.bound) or budget.left == 0:
             break
         share = replace(budget, seconds=min(seconds, budget.left), began=time.monotonic())
         tried = engine(name)(problem, share, max(bound, best.bound), best.plan)
@@ -90,8 +99,10 @@ def _auto(problem: Problem, budget: Budget, bound: int, known: Plan | None) -> O
     return replace(best, stages=tuple(stages))
 
 
-def _promising(problem: Problem, budget: Budget) -> Iterator[tuple[str, float]]:
+def _promising(problem: Problem, budget: Budget, best: Outcome) -> Iterator[tuple[str, float]]:
     """(engine, seconds) in the order to try."""
+    if len(best.plan) * problem.symmetry.order > LARGE and makespan(problem, best.plan) <= NEAR * best.bound:
+        return
     choices = len(problem.representatives) * problem.costs.links
     if choices <= CLOSABLE:
         yield "exact", budget.left * 0.6
@@ -102,8 +113,8 @@ def _promising(problem: Problem, budget: Budget) -> Iterator[tuple[str, float]]:
 
 def _better(problem: Problem, first: Outcome, second: Outcome) -> Outcome:
     """The shorter plan with the higher bound of two outcomes."""
-    shorter = min((first, second), key=lambda outcome: makespan(problem, outcome.plan))
+    shorter = min((first, second), key=lambda outcome: end_of(problem, outcome))
     higher = max((first, second), key=lambda outcome: outcome.bound)
-    ended = second.ended if makespan(problem, shorter.plan) > higher.bound else Ended.PROOF
+    ended = second.ended if end_of(problem, shorter) > higher.bound else Ended.PROOF
     notes = tuple(dict.fromkeys(first.notes + second.notes))
     return replace(shorter, bound=higher.bound, bound_kind=higher.bound_kind, ended=ended, notes=notes)
