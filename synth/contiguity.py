@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from synth.engine import Budget
-from synth.ordering import is_own, slots_own_first
+from synth.own_first import is_own, slots_own_first
 from synth.problem import Problem
 from synth.routing import limits
 from synth.schedule import Transfer, earliest, in_order, makespan

@@ -13,6 +13,7 @@ import random
 from dataclasses import dataclass, field
 
 from synth.engine import Budget
+from synth.own_first import with_own_first
 from synth.problem import NEVER, Problem
 from synth.schedule import Transfer, makespan
 
@@ -67,7 +68,7 @@ def _run(state: _State) -> tuple[Transfer, ...] | None:
             _, item, rank = heapq.heappop(state.pending)
             _offer(state, item, rank)
         _start_what_can(state, now)
-    return None if any(state.missing.values()) else tuple(sorted(state.plan))
+    return None if any(state.missing.values()) else with_own_first(problem, tuple(sorted(state.plan)))
 
 
 def _arrives(state: _State, item: int, rank: int, at: int) -> None:

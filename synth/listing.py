@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from synth.engine import Budget
 from synth.errors import ScheduleError
+from synth.own_first import with_own_first
 from synth.problem import Problem
-from synth.schedule import Transfer
+from synth.schedule import Transfer, makespan
 
 Routes = Mapping[int, Sequence[int]]
 """For each item, the links that it crosses: a tree from its origin."""
@@ -51,7 +52,7 @@ def list_schedule(
     """
     budget = Budget() if budget is None else budget
     jobs, chance = _jobs(problem, routes), random.Random(budget.seed)
-    best: list[int] = []
+    best: tuple[Transfer, ...] = ()
     best_end = -1
     for attempt in range(max(1, tries)):
         if attempt and budget.left == 0:
@@ -59,12 +60,14 @@ def list_schedule(
         spread = 0.0 if attempt == 0 else 0.1 * attempt
         priority = [tail * (1 + spread * chance.random()) for tail in jobs.tail]
         start = _improved(jobs, _forward(jobs, priority))
-        end = _end(jobs, start)
+        plan = tuple(sorted(Transfer(start[j], jobs.item[j], jobs.link[j]) for j in range(len(jobs))))
+        plan = with_own_first(problem, plan)
+        end = makespan(problem, plan)
         if best_end < 0 or end < best_end:
-            best, best_end = start, end
+            best, best_end = plan, end
         if best_end <= bound:
             break
-    return tuple(sorted(Transfer(best[j], jobs.item[j], jobs.link[j]) for j in range(len(jobs))))
+    return best
 
 
 def _jobs(problem: Problem, routes: Routes) -> _Jobs:

@@ -107,6 +107,7 @@ def check(schedule: Schedule) -> None:
         for use in range(costs.use_start[link], costs.use_start[link + 1]):
             busy = (start, start + int(costs.use_ticks[use, size]), item, link)
             taken.setdefault(int(costs.use_resource[use]), []).append(busy)
+    _check_own_first(problem, rows)
     for resource, intervals in taken.items():
         _check_exclusive(costs.resource_names[resource], sorted(intervals))
     for number, demanded in enumerate(problem.demand.items):
@@ -126,6 +127,19 @@ def _check_transfer(problem: Problem, held: dict[tuple[int, int], int], start: i
         )
     if not problem.may_use(item, link):
         raise ScheduleError(f"item {item} may not use link {source} -> {target}", item=item, link=(source, target))
+
+
+def _check_own_first(problem: Problem, rows: Iterable[tuple[int, int, int, int]]) -> None:
+    turns: dict[int, tuple[list[int], list[int]]] = {}
+    for _, start, item, link in rows:
+        if link in problem.rules.own_first:
+            is_own = problem.demand.items[item].origin == problem.ends[link][0]
+            turns.setdefault(link, ([], []))[is_own].append(start)
+    for link, (passed_on, own) in turns.items():
+        if own and passed_on and max(own) > min(passed_on):
+            source, target = problem.ends[link]
+            message = f"rank {source} passes an item on to {target} at tick {min(passed_on)}, its own at {max(own)}"
+            raise ScheduleError(f"{message}, and own items go first there", link=(source, target))
 
 
 def _check_exclusive(name: str, intervals: list[tuple[int, int, int, int]]) -> None:

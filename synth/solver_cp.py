@@ -142,9 +142,8 @@ class Model:
         Raises:
             SolverError: the solver refuses the model.
         """
-        solver = self._solver(limits)
         began = time.monotonic()
-        status = solver.solve(self._model, self._watched(solver, report))
+        solver, status = self._searched(limits, report)
         kinds = {
             self._cp.OPTIMAL: Status.OPTIMAL,
             self._cp.FEASIBLE: Status.FEASIBLE,
@@ -163,6 +162,20 @@ class Model:
             _why(kind, limits, time.monotonic() - began, solver.deterministic_time),
             solver.value,
         )
+
+    def _searched(
+        self, limits: Limits, report: Callable[[int | None, int], None] | None
+    ) -> tuple[cp_model.CpSolver, cp_model.CpSolverStatus]:
+        """(the solver with its answer, its status)."""
+        solver = self._solver(limits)
+        try:
+            return solver, solver.solve(self._model, self._watched(solver, report))
+        except IndexError:
+            # OR-Tools 9.15 loses its way in the presolve of some models that are infeasible (a look-up in a hash map
+            # fails after "duplicate: false after merging"). The search itself does not need the presolve.
+            solver = self._solver(limits)
+            solver.parameters.cp_model_presolve = False
+            return solver, solver.solve(self._model, self._watched(solver, report))
 
     def _solver(self, limits: Limits) -> cp_model.CpSolver:
         solver = self._cp.CpSolver()

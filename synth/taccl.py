@@ -16,7 +16,8 @@ from synth.contiguity import schedule_exactly
 from synth.engine import Budget, Ended, Outcome, Progress, Stage
 from synth.errors import SolverError
 from synth.exact import distance_bound, solve_exact
-from synth.ordering import order_routes, with_own_first
+from synth.ordering import order_routes
+from synth.own_first import with_own_first
 from synth.problem import Problem
 from synth.routing import Routes, Routing, another, route, routed_time, routes_of, short_trees
 from synth.routing_model import Weight

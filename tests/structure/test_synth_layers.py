@@ -19,7 +19,7 @@ STAGES = [
     {"errors"},
     {"symmetry", "sketch"},
     {"problem"},
-    {"schedule", "engine", "discover", "crossing", "logical", "explain"},
+    {"schedule", "engine", "own_first", "discover", "crossing", "logical", "explain"},
     {"pose"},
 ]
 

@@ -12,7 +12,8 @@ from commlib.collectives import broadcast, collective, custom, gather
 from commlib.topology import Link, Topology, ring
 from synth.contiguity import groups, schedule_exactly
 from synth.engine import Budget
-from synth.ordering import keeps_own_first, order_routes
+from synth.ordering import order_routes
+from synth.own_first import keeps_own_first
 from synth.problem import Problem, Rules
 from synth.routing import routed_time, routes_of
 from synth.schedule import Transfer, check, earliest, expand, makespan

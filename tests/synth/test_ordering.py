@@ -10,7 +10,8 @@ from synth_cases import TEN, microseconds, problem, random_topologies
 from commlib.collectives import broadcast, collective, gather
 from commlib.topology import Topology, ring
 from synth.engine import Budget
-from synth.ordering import is_own, keeps_own_first, order_routes, slots_own_first, with_own_first
+from synth.ordering import order_routes
+from synth.own_first import is_own, keeps_own_first, slots_own_first, with_own_first
 from synth.problem import Rules
 from synth.schedule import Transfer, check, expand, makespan
 from synth.spread import spread_routes

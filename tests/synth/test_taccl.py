@@ -16,7 +16,7 @@ from synth.engine import Budget, Ended
 from synth.errors import SolverError, SynthesisError
 from synth.exact import solve_exact
 from synth.listing import list_schedule
-from synth.ordering import keeps_own_first
+from synth.own_first import keeps_own_first
 from synth.problem import Problem, Rules
 from synth.schedule import check, expand, makespan
 from synth.spread import spread_routes
