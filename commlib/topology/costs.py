@@ -19,6 +19,8 @@ from commlib.topology.model import Topology
 Ints = npt.NDArray[np.int64]
 _DIGITS = 6
 """Decimal digits kept of the smallest time that is not zero, before common factors are taken out."""
+_MOST_PARTS = 96
+"""Parts into which a chunk with decimal costs may be cut so that its costs are still whole ticks."""
 _LARGEST = 1 << 40
 """Ticks of the longest transfer; a greater range of times is rounded more coarsely, so that sums fit 63 bits."""
 
@@ -61,8 +63,9 @@ class CostTable:
 def cost_table(topology: Topology, sizes: Sequence[float]) -> CostTable:
     """The costs of every link of a topology for messages of each of ``sizes`` bytes.
 
-    Times are rounded to the nearest tick; a tick is a millionth of the smallest time or finer, unless times differ
-    by more than 2**20, so each is off by at most one part in a million then. Decimal costs (23.3 us) come out exact.
+    Decimal costs (23.3 us) and their parts (of a chunk cut into 6) come out exact. Other times are rounded to the
+    nearest tick, a millionth of the smallest time or finer, so that each is off by at most one part in two millions
+    (or the smallest one by more, where times differ by more than 2**20).
     Complexity: O(links x sizes).
 
     Raises:
@@ -101,11 +104,39 @@ def cost_table(topology: Topology, sizes: Sequence[float]) -> CostTable:
 
 def _ticks(seconds: npt.NDArray[np.float64]) -> tuple[float, Ints]:
     """(seconds per tick, the same times in ticks) without common factors."""
-    positive = seconds[seconds > 0]
+    positive = np.unique(seconds[seconds > 0])
     if not len(positive):
         return 1e-12, np.zeros(seconds.shape, dtype=np.int64)
-    digits = _DIGITS - math.floor(math.log10(positive.min()))
-    digits = min(digits, math.floor(math.log10(_LARGEST / positive.max())))
-    whole = np.rint(seconds * 10.0**digits).astype(np.int64)
+    digits, parts = _exact(positive) or (_rounded(positive), 1)
+    whole = np.rint(seconds * 10.0**digits * parts).astype(np.int64)
     common = int(np.gcd.reduce(whole, axis=None)) or 1
-    return float(f"{common * 10.0**-digits:.12g}"), whole // common
+    return float(f"{common * 10.0**-digits / parts:.12g}"), whole // common
+
+
+def _exact(times: npt.NDArray[np.float64]) -> tuple[int, int] | None:
+    """(decimal digits, parts): with ticks of 10**-digits / parts seconds every time is whole, or None.
+
+    A profile's decimal costs of a chunk that is cut into a few parts are such times: 23.3 us / 6 is 233 ticks.
+    """
+    parts = np.arange(1, _MOST_PARTS + 1)
+    first = math.floor(-math.log10(times[0]))
+    for digits in range(first, first + _DIGITS):
+        if times[-1] * 10.0**digits * _MOST_PARTS > _LARGEST:
+            return None
+        for count in parts[_whole(times[0] * 10.0**digits * parts)].tolist():
+            if _whole(times * 10.0**digits * count).all():
+                return digits, count
+    return None
+
+
+def _whole(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which numbers are whole, but for what floating point makes of a decimal fraction."""
+    nearest = np.rint(numbers)
+    whole: npt.NDArray[np.bool_] = (nearest >= 1) & (np.abs(numbers - nearest) <= 1e-11 * nearest)
+    return whole
+
+
+def _rounded(times: npt.NDArray[np.float64]) -> int:
+    """The decimal digits to which times are rounded that no short tick divides."""
+    digits = _DIGITS - math.floor(math.log10(times[0]))
+    return min(digits, math.floor(math.log10(_LARGEST / times[-1])))
