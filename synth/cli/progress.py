@@ -23,7 +23,8 @@ def duration(seconds: float) -> str:
 class Bar:
     """A bar on the last line of a terminal, drawn whenever an engine reports; nothing elsewhere.
 
-    It fills as the time limit comes nearer. It has no thread: what it accompanies may start processes.
+    It fills as the time limit comes nearer, and is wiped at the end of its ``with`` block. It has no thread: what it
+    accompanies may start processes.
     """
 
     def __init__(self, limit: float, quiet: bool = False) -> None:
@@ -37,6 +38,12 @@ class Bar:
             filled = int(_WIDTH * used)
             bar = "#" * filled + "-" * (_WIDTH - filled)
             self._write(f"\r\x1b[K[{bar}] {describe(progress)}")
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.hide()
 
     def hide(self) -> None:
         """Wipe the bar."""

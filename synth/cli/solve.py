@@ -68,6 +68,7 @@ class _How:
 
     mode: str
     budget: Budget
+    bar: Bar
     instances: int
     cached: bool
 
@@ -113,20 +114,14 @@ def solve_command(
     limits = size_range(size)
     found = topology_at(Where(topology, nodes, profile, cost, internode))
     bar = Bar(time_limit, as_json)
-    how = _How(mode, Budget(time_limit, work_limit, threads, seed, bar), instances, not no_cache)
+    how = _How(mode, Budget(time_limit, work_limit, threads, seed, bar), bar, instances, not no_cache)
     wanted = Wanted(collective, chunks or 1, root, sketch, matrix)
-    try:
-        if limits is None or limits[0] == limits[1]:
-            result = _search(ask(found, wanted, None if limits is None else limits[0]), how)
-            ranges = None
-        else:
-            tried = CHUNKS if chunks is None else (chunks,)
-            ranges = _search_range(lambda at, each: ask(found, wanted._replace(chunks=each), at), limits, tried, how)
-    finally:
-        bar.hide()
-    if ranges is None:
-        deliver(result, output, save, as_json)
+    if limits is None or limits[0] == limits[1]:
+        asked = ask(found, wanted, None if limits is None else limits[0])
+        deliver(_search(asked, how), output, save, as_json)
     else:
+        tried = CHUNKS if chunks is None else (chunks,)
+        ranges = _search_range(lambda at, each: ask(found, wanted._replace(chunks=each), at), limits, tried, how)
         deliver_range(ranges, output, save, as_json)
 
 
@@ -143,13 +138,15 @@ def _search(asked: Question, how: _How) -> Result:
     from synth.cache import Cache, solve_cached
     from synth.pipeline import solve
 
-    if how.cached:
-        return solve_cached(asked, how.mode, how.budget, Cache(), instances=how.instances)
-    return solve(asked, how.mode, how.budget, instances=how.instances)
+    with how.bar:
+        if how.cached:
+            return solve_cached(asked, how.mode, how.budget, Cache(), instances=how.instances)
+        return solve(asked, how.mode, how.budget, instances=how.instances)
 
 
 def _search_range(ask_at: Ask, limits: tuple[int, int], chunks: Sequence[int], how: _How) -> tuple[SizeRange, ...]:
     from synth.auto import solve_range
 
-    found = solve_range(ask_at, *limits, how.mode, how.budget, chunks)
+    with how.bar:
+        found = solve_range(ask_at, *limits, how.mode, how.budget, chunks)
     return tuple(replace(each, result=replace(each.result, instances=how.instances)) for each in found)
