@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from commlib.bounds.bound import Bound, Json, best_of_each, bound, microseconds
-from commlib.bounds.cover import cheapest, links_alone
+from commlib.bounds.cover import by_position, cheapest, links_alone
 from commlib.bounds.crossing import Machine, least_time
 from commlib.bounds.cut import MinCut, cut_bounds, dinic
 from commlib.bounds.distance import PathCertificate
@@ -122,7 +122,8 @@ def _totals(costs: CostTable, chunks: int, groups: Sequence[Sequence[int]]) -> l
         resource, ticks = costs.use_resource[use], costs.use_ticks[use, 0]
         count = int(parts.max()) + 1
         best, used = 0, len(links)
-        for cover in (cheapest(place, resource, ticks, costs.links), links_alone(resource, costs.links)):
+        covers = (cheapest(place, resource, ticks, costs.links), links_alone(resource, costs.links))
+        for cover in (*covers, *by_position(place, resource)):
             machines = _machines(costs, links[place], resource, ticks, cover)
             time = least_time(machines, 2 * (count - 1) * chunks, False, best)
             best, used = max((best, -used), (time, -len(cover)))

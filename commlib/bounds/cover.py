@@ -16,6 +16,18 @@ def links_alone(resource: Ints, links: int) -> list[int]:
     return [int(each) for each in np.unique(resource[resource < links])]
 
 
+def by_position(place: Ints, resource: Ints) -> list[list[int]]:
+    """A cover for each position in the links' lists of shared resources: all ways out, all ways in, and so on.
+
+    A link whose list is shorter is covered by itself. Where every link leaves through a port and arrives through one,
+    a rule that looks at one resource after the other may mix both kinds; each kind alone is half as many.
+    """
+    first = np.flatnonzero(np.r_[True, place[1:] != place[:-1]])
+    count = np.diff(np.r_[first, len(place)])
+    positions = range(1, int(count.max(initial=1)))
+    return [sorted(set(resource[first + np.where(count > k, k, 0)].tolist())) for k in positions]
+
+
 def cheapest(place: Ints, resource: Ints, ticks: Ints, links: int) -> list[int]:
     """A cover of small capacity: a shared resource is taken where it is slower than its uncovered links together.
 

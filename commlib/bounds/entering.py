@@ -13,7 +13,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from commlib.bounds.cover import cheapest, complete, links_alone
+from commlib.bounds.cover import by_position, cheapest, complete, links_alone
 from commlib.bounds.crossing import CrossingCertificate, Load, Machine, least_time
 from commlib.bounds.distances import FAR, Mask, graph
 from commlib.bounds.work import Work, uses
@@ -100,6 +100,7 @@ def _covers(work: Work, columns: Columns, given: Sequence[int] | None) -> list[l
     covers = [
         cheapest(columns.place, columns.resource, columns.ticks, links),
         links_alone(columns.resource, links),
+        *by_position(columns.place, columns.resource),
     ]
     if given is not None:
         covers.append(complete(list(given), columns.place, columns.resource, links))
