@@ -1,16 +1,19 @@
 """auto: the best algorithm for each size of a range, and the sizes where one gives way to the next.
 
 Small messages want few steps, large ones many small chunks that flow through every link. Candidates are synthesized
-for sizes across the range and several numbers of chunks; all are priced at all sizes by the same cost model, and the
-crossover between neighbours is found by bisection.
+for sizes across the range and several numbers of chunks; all are priced at all sizes by the same cost model. Each is
+used as far as it is (nearly) the fastest, and the crossover to the next is found by bisection.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
+from commlib.demand import chunk_bytes
 from commlib.errors import SpecError
 from synth.engine import Budget
 from synth.pipeline import Question, solve
@@ -19,12 +22,13 @@ from synth.result import Result
 FACTOR = 16.0
 """Between the sizes at which candidates are synthesized."""
 CHUNKS = (1, 2, 4, 8)
-_HALVINGS = 30
+NEAR = 1.02
+"""How much slower than the best an algorithm may be before the next takes over: fewer of them, for next to nothing."""
 
 
 @dataclass(frozen=True)
 class SizeRange:
-    """From ``low`` to ``high`` bytes (nccl-tests' sizes) ``result`` is the fastest of the candidates.
+    """From ``low`` to ``high`` bytes (nccl-tests' sizes) ``result`` is the fastest of the candidates, within ``NEAR``.
 
     ``times`` are its predicted seconds at both ends.
     """
@@ -55,11 +59,11 @@ def solve_range(
     budget = Budget() if budget is None else budget
     sizes = _samples(low, high)
     wanted = [(size, each) for each in chunks for size in sizes]
-    found: list[tuple[int, Result]] = []
+    found: list[Result] = []
     for left, (size, each) in zip(range(len(wanted), 0, -1), wanted, strict=True):
         share = replace(budget, seconds=budget.left / left, began=time.monotonic())
-        found.append((each, solve(ask(size, each), mode, share)))
-    return _ranges(ask, found, sizes)
+        found.append(solve(ask(size, each), mode, share))
+    return _ranges(found, low, high)
 
 
 def _samples(low: float, high: float) -> list[float]:
@@ -69,40 +73,64 @@ def _samples(low: float, high: float) -> list[float]:
     return sizes if low == high else [*sizes, high]
 
 
-def _ranges(ask: Ask, found: Sequence[tuple[int, Result]], sizes: Sequence[float]) -> tuple[SizeRange, ...]:
+def _ranges(found: Sequence[Result], low: float, high: float) -> tuple[SizeRange, ...]:
+    """From the smallest size on, each candidate as far as it stays within ``NEAR`` of the best."""
+    priced: dict[tuple[int, float], float] = {}
+
     def price(candidate: int, size: float) -> float:
-        each, result = found[candidate]
-        return result.seconds_at(ask(size, each).chunk_bytes)
+        if (candidate, size) not in priced:
+            result = found[candidate]
+            priced[candidate, size] = result.seconds_at(chunk_bytes(result.collective, size))
+        return priced[candidate, size]
 
     def best(size: float) -> int:
         return min(range(len(found)), key=lambda candidate: (price(candidate, size), candidate))
 
-    winners = [best(size) for size in sizes]
-    cuts: list[tuple[float, int]] = [(sizes[0], winners[0])]
-    for place in range(1, len(sizes)):
-        if winners[place] != winners[place - 1]:
-            cuts += _between(best, sizes[place - 1], sizes[place], winners[place - 1], winners[place])
-    ends = [cut for cut, _ in cuts[1:]] + [sizes[-1]]
-    return tuple(
-        SizeRange(start, end, found[winner][1], (price(winner, start), price(winner, end)))
-        for (start, winner), end in zip(cuts, ends, strict=True)
-    )
+    def is_near(candidate: int, size: float) -> bool:
+        return price(candidate, size) <= NEAR * price(best(size), size)
+
+    ranges, start, grid = [], low, _grid(low, high)
+    while start <= high:
+        winner = _lasting(best(start), start, grid, len(found), is_near)
+        end = _last_near(partial(is_near, winner), start, grid, high)
+        ranges.append(SizeRange(start, end, found[winner], (price(winner, start), price(winner, end))))
+        start = float(math.floor(end)) + 1
+    return tuple(ranges)
 
 
-def _between(
-    best: Callable[[float], int], low: float, high: float, first: int, last: int, depth: int = 6
-) -> list[tuple[float, int]]:
-    """Where the best changes from ``first`` to ``last``, others in between included: (size, winner from there on)."""
-    start = low
-    for _ in range(_HALVINGS):
-        middle = (low * high) ** 0.5
-        winner = best(middle)
-        if winner not in (first, last) and depth:
-            return [
-                *_between(best, start, middle, first, winner, depth - 1),
-                *_between(best, middle, high, winner, last, depth - 1),
-            ]
-        low, high = (middle, high) if winner == first else (low, middle)
-        if high - low <= max(1.0, low / 1000):
-            break
-    return [(float(round(high)), last)]
+def _grid(low: float, high: float) -> list[float]:
+    """Sizes at which candidates are compared, a factor of two apart."""
+    sizes = [low]
+    while sizes[-1] * 2 < high:
+        sizes.append(float(round(sizes[-1] * 2)))
+    return [*sizes, high]
+
+
+def _lasting(
+    first: int, start: float, grid: Sequence[float], candidates: int, is_near: Callable[[int, float], bool]
+) -> int:
+    """Of the candidates that are near the best at ``start``, the one that stays so for longest."""
+
+    def reach(candidate: int) -> int:
+        later = (size for size in grid if size > start)
+        return next((k for k, size in enumerate(later) if not is_near(candidate, size)), len(grid))
+
+    near = [candidate for candidate in range(candidates) if is_near(candidate, start)]
+    return min(near, key=lambda candidate: (-reach(candidate), candidate != first, candidate))
+
+
+def _last_near(near: Callable[[float], bool], start: float, grid: Sequence[float], high: float) -> float:
+    """The last size up to which a candidate is near the best; by bisection between two sizes of the grid."""
+    good, bad = start, None
+    for size in grid:
+        if size > start:
+            if not near(size):
+                bad = size
+                break
+            good = size
+    if bad is None:
+        return high
+    while bad - good > max(1.0, good / 1000):
+        middle = float(round((good * bad) ** 0.5))
+        good, bad = (middle, bad) if near(middle) else (good, middle)
+    return good

@@ -20,7 +20,7 @@ from synth.portfolio import Plan, run
 from synth.pose import Posed, pose
 from synth.problem import Problem, Rules
 from synth.result import Result
-from synth.retiming import LISTED
+from synth.retiming import LISTED, is_reversible
 from synth.schedule import Schedule, expand
 from synth.sketch import Sketch
 from synth.solver_lp import LpSolver
@@ -62,7 +62,7 @@ class Phase:
 
 def question(
     topology: Topology,
-    name: str,
+    name: str | Collective,
     *,
     size: float | None = None,
     chunks: int = 1,
@@ -73,16 +73,18 @@ def question(
     """The question that a user puts: ``size`` is nccl-tests' size in bytes (the total output of an allgather).
 
     Without it, each rank has one chunk of the size of the topology's profile. ``chunks`` is how many chunks a shard
-    is cut into, and a sketch's ``input_chunkup`` cuts each of those again.
+    is cut into, and a sketch's ``input_chunkup`` cuts each of those again. Instead of a name, a collective of your own
+    (see ``synth.demands``).
 
     Raises:
         SpecError: no such collective, or a size that is not positive.
     """
-    wanted = collective(name, topology.ranks, chunks * (1 if sketch is None else sketch.chunkup), root)
+    parts = chunks * (1 if sketch is None else sketch.chunkup)
+    wanted = name.refine(parts) if isinstance(name, Collective) else collective(name, topology.ranks, parts, root)
     if size is not None and not 0 < size < float("inf"):
         raise SpecError(f"a size is a positive number of bytes, not {size}")
     each = topology.unit.chunk_bytes / wanted.chunks if size is None else bytes_per_chunk(wanted, size)
-    if name == "allreduce":
+    if wanted.name == "allreduce":
         # Its buffer is one shard per rank, so that it can be a reducescatter and an allgather of the same chunks.
         wanted = wanted.refine(topology.ranks)
         each = each if size is None else each / topology.ranks
@@ -118,30 +120,14 @@ def _single(asked: Question, mode: str, budget: Budget, known: Known) -> Result:
     facts = _Facts(best.seconds, best.kind, best, phase.topology_bounds[0], outcome.ended)
     moves = moves_of(phase.schedule)
     proved = best.ticks
-    if outcome.bound > best.ticks and _proof_holds(phase.posed.problem):
+    # What an engine proves of a mirrored problem need not be true of the collective; the bounds know of that.
+    holds = not phase.posed.problem.demand.reduces or is_reversible(costs)
+    if outcome.bound > best.ticks and holds:
         proved, own = outcome.bound, outcome.bound_kind or outcome.engine
         facts = replace(facts, bound=costs.seconds(proved), kind=own, certificate=None)
     if moves.ticks > proved and outcome.ended is Ended.PROOF:
         facts = replace(facts, ended=Ended.HEURISTIC)
     return _result(asked, moves, (phase,), facts)
-
-
-def _proof_holds(problem: Problem) -> bool:
-    """Whether what an engine proves of a problem is true of the collective.
-
-    A collective that reduces is solved backwards, where a transfer takes its resources when it starts, that is, when
-    it ends in reality. That is the same unless links that share a resource hold it for different parts of their time.
-    The bounds know of this; an engine's proof does not.
-    """
-    if not problem.demand.reduces:
-        return True
-    costs = problem.costs
-    link = np.repeat(np.arange(costs.links), np.diff(costs.use_start))
-    idle = costs.latency[link] - costs.use_ticks
-    first = np.unique(costs.use_resource, return_index=True)[1]
-    expected = np.zeros((len(costs.resource_names), idle.shape[1]), dtype=np.int64)
-    expected[costs.use_resource[first]] = idle[first]
-    return bool((expected[costs.use_resource] == idle).all() and (idle == idle[:, :1]).all())
 
 
 def _phase(

@@ -96,6 +96,7 @@ def ask(topology: Topology, wanted: Wanted, size: float | None) -> Question:
     Raises:
         SketchError, FormatError: a file that cannot be read. SpecError: no such collective.
     """
+    from synth.demands import named_or_read
     from synth.pipeline import question
     from synth.sketch import read_sketch
 
@@ -103,7 +104,7 @@ def ask(topology: Topology, wanted: Wanted, size: float | None) -> Question:
     bytes_of = None if wanted.matrix is None else read_matrix(wanted.matrix, topology.ranks)
     return question(
         topology,
-        wanted.collective,
+        named_or_read(wanted.collective, topology.ranks),
         size=size,
         chunks=wanted.chunks,
         root=wanted.root,

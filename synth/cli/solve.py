@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from synth.result import Result
 
 _Collective = Annotated[
-    str, typer.Argument(metavar="COLLECTIVE", help="allgather, alltoall, allreduce, broadcast, ...")
+    str, typer.Argument(metavar="COLLECTIVE", help="allgather, alltoall, broadcast, ... or a .json file.")
 ]
 _Mode = Annotated[str, typer.Option("--mode", "-m", metavar="MODE", help="auto, greedy, taccl, exact or bandwidth.")]
 _Chunks = Annotated[
