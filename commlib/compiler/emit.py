@@ -83,12 +83,13 @@ def reduce_dependences(rank: Ints, level: Ints, tb: Ints, before: Ints, after: I
     before_list, after_list = before[order].tolist(), after[order].tolist()
     block, starts = tb.tolist(), np.flatnonzero(np.diff(after[order], prepend=NOTHING)).tolist()
     ranks, current = rank[after[order]].tolist(), NOTHING
-    knowledge = _Knowledge(block)
+    levels = level.tolist()
+    knowledge = _Knowledge(block, levels)
     found: list[tuple[int, list[int]]] = []
     for begin, end in zip(starts, [*starts[1:], len(before_list)], strict=True):
         if ranks[begin] != current:
             current = ranks[begin]
-            knowledge = _Knowledge(block)
+            knowledge = _Knowledge(block, levels)
         waits = knowledge.join(after_list[begin], before_list[begin:end])
         if waits:
             found.append((after_list[begin], sorted(waits)))
@@ -106,11 +107,16 @@ class _Join:
 
 
 class _Knowledge:
-    """Which steps of other threadblocks each threadblock of a rank knows to be done, through its dependences."""
+    """Which steps of other threadblocks each threadblock of a rank knows to be done, through its dependences.
 
-    def __init__(self, block: list[int]) -> None:
-        self._block = block
+    Levels grow along dependences and never fall along a threadblock, so that a step knows of lower ones only: many
+    questions are answered by that, without a clock. ``_steps`` are the steps of ``_joins``, to be searched.
+    """
+
+    def __init__(self, block: list[int], level: list[int]) -> None:
+        self._block, self._level = block, level
         self._joins: dict[int, list[_Join]] = {}
+        self._steps: dict[int, list[int]] = {}
 
     def join(self, step: int, candidates: list[int]) -> list[int]:
         """Note that ``step`` waits for these steps (deepest first); those that are news to it."""
@@ -124,25 +130,32 @@ class _Knowledge:
                 waits.append(candidate)
         if waits:
             history.append(_Join(step, waits, last))
+            self._steps.setdefault(self._block[step], []).append(step)
         return waits
 
     def _implies(self, step: int, candidate: int) -> bool:
         if self._block[step] == self._block[candidate]:
             return candidate <= step
+        if self._level[candidate] >= self._level[step]:
+            return False
         join = self._join_at(step)
         return join is not None and self._knows(join, candidate)
 
     def _join_at(self, step: int) -> _Join | None:
         """The last join of a step's threadblock at or before it."""
-        history = self._joins.get(self._block[step], [])
-        place = bisect_right(history, step, key=lambda join: join.step)
-        return history[place - 1] if place else None
+        block = self._block[step]
+        place = bisect_right(self._steps.get(block, ()), step)
+        return self._joins[block][place - 1] if place else None
 
     def _knows(self, join: _Join, candidate: int) -> bool:
+        if self._level[candidate] >= self._level[join.step]:
+            return False
         return self._clock(join).get(self._block[candidate], NOTHING) >= candidate
 
     def _clock(self, join: _Join) -> Clock:
         """For each threadblock, the last step known to be done; made when first asked for, with those it builds on."""
+        if join.clock is not None:
+            return join.clock
         pending = [join]
         while pending:
             top = pending[-1]
@@ -157,13 +170,16 @@ class _Knowledge:
         return join.clock or {}
 
     def _merged(self, join: _Join, sources: list[_Join]) -> Clock:
-        clock: Clock = {}
-        for source in sources:
-            for block, step in (source.clock or {}).items():
+        first, *others = [source.clock or {} for source in sources] or [{}]
+        clock = first.copy()
+        for other in others:
+            for block, step in other.items():
                 if clock.get(block, NOTHING) < step:
                     clock[block] = step
         for step in join.waits:
-            clock[self._block[step]] = max(step, clock.get(self._block[step], NOTHING))
+            block = self._block[step]
+            if clock.get(block, NOTHING) < step:
+                clock[block] = step
         return clock
 
 

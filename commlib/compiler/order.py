@@ -56,7 +56,9 @@ class Order:
         fused = events.is_fused[first]
         hard = _join(hard, (first[~fused], second[~fused]))
         soft = _join(soft, (first[fused], second[fused]))
-        _, refused = settle(events, hard, soft, events.keys_by_level(ordered, level), refused)
+        keys = events.keys_by_level(ordered, level)
+        if not _has_order(events, hard, soft, keys):
+            _, refused = settle(events, hard, soft, keys, refused)
         return (graph, sorted(refused)) if refused else (ordered, [])
 
     def _edges(self, graph: InstructionGraph, hazards: Edges, events: Events, place: Ints) -> tuple[Edges, Edges]:
@@ -139,6 +141,12 @@ def settle(events: Events, hard: Edges, soft: Edges, keys: Ints, refused: set[in
     ``refused`` rows count as taken apart from the start. Linear in events and edges.
     """
     return _Settling(events, hard, soft, keys, refused).run()
+
+
+def _has_order(events: Events, hard: Edges, soft: Edges, keys: Ints) -> bool:
+    """Whether keys grow along all edges: then all events have their turn, and nothing need be taken apart."""
+    second = events.finish[soft[0]]
+    return bool((keys[hard[0]] < keys[hard[1]]).all() and (keys[second] < keys[soft[1]]).all())
 
 
 class _Settling:
