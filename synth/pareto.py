@@ -90,6 +90,29 @@ def lane_topology(lanes: Lanes, ranks: int) -> Topology:
     return Topology("lanes", ranks, {pair: Link(0.0, unit // count) for pair, count in sorted(lanes.items())})
 
 
+def lanes_of(topology: Topology) -> dict[tuple[int, int], int]:
+    """The lanes of each link: how often its time for a chunk fits into the slowest link's.
+
+    Raises:
+        TopologyError: times that are no such fractions, or links that share resources, which lanes cannot express.
+    """
+    if topology.resources:
+        raise TopologyError(f"{topology.name}: its links share resources, and lanes cannot say that")
+    costs = cost_table(topology, [topology.unit.chunk_bytes])
+    times = costs.latency[:, 0].tolist()
+    slowest = max(times, default=0)
+    lanes = {}
+    for pair, time in zip(sorted(topology.links), times, strict=True):
+        if time <= 0 or slowest % time:
+            raise TopologyError(
+                f"{topology.name}: link {pair[0]} -> {pair[1]} is not a whole number of times as fast as the slowest "
+                "(costs of --cost taccl often are)",
+                link=pair,
+            )
+        lanes[pair] = slowest // time
+    return lanes
+
+
 def pareto(
     lanes: Lanes,
     ranks: int,

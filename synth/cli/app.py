@@ -10,6 +10,7 @@ from commlib.cli.app import Reporting, new_app
 from commlib.cli.console import out
 from synth.cli.bounds import bounds_command
 from synth.cli.machines import machines_command
+from synth.cli.pareto import pareto_command
 from synth.cli.show import show_command
 from synth.cli.solve import solve_command
 
@@ -44,6 +45,7 @@ def build_app() -> typer.Typer:
     app.command("solve")(solve_command)
     app.command("machines")(machines_command)
     app.command("bounds")(bounds_command)
+    app.command("pareto")(pareto_command)
     app.command("show")(show_command)
     return app
 
