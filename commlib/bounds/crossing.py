@@ -67,7 +67,8 @@ class CrossingCertificate:
 
     def text(self) -> str:
         """What must enter or leave which ranks, through what, and what that takes."""
-        what = f"{self.items} items must {'enter' if self.enters else 'leave'} rank{'s' * (len(self.ranks) > 1)} "
+        items = f"{self.items} item{'s' * (self.items != 1)}"
+        what = f"{items} must {'enter' if self.enters else 'leave'} rank{'s' * (len(self.ranks) > 1)} "
         return f"{what}{rank_list(self.ranks)} through {self._through()}: {microseconds(self.ticks, self.tick)}"
 
     def _through(self) -> str:

@@ -56,8 +56,8 @@ class CostTable:
         return self.use_ticks[self.use_start[:-1]]
 
     def seconds(self, ticks: float) -> float:
-        """Ticks as seconds."""
-        return ticks * self.tick
+        """Ticks as seconds, to twelve digits: without what floating point would add to a decimal time."""
+        return float(f"{ticks * self.tick:.12g}")
 
 
 def cost_table(topology: Topology, sizes: Sequence[float]) -> CostTable:
