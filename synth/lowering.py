@@ -1,4 +1,4 @@
-"""Lowering: moves become a Trace, through the public DSL, and so everything that a hand-written program becomes.
+"""Lowering: moves become a Trace, as the public DSL records it, and so everything that a hand-written program becomes.
 
 Operations are recorded in the order in which moves arrive, which is an order of dependences and the order of every
 link. A rank keeps a parcel where it wants it in the end, in its output, and what it only passes on in scratch; its
@@ -8,14 +8,16 @@ own chunks are copied to their outputs last.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from commlib.compiler import CompileOptions, compile_trace
 from commlib.dsl import BufferLike, Chunk, Program
 from commlib.ir.algorithm import Algorithm
-from commlib.ir.trace import Trace
+from commlib.ir.trace import COLUMNS, Trace
 from commlib.topology import Topology
+from synth.columns import trace_rows
 from synth.errors import ScheduleError
 from synth.moves import Move, Moves, Parcel
 from synth.placing import RELAY, places
@@ -36,10 +38,22 @@ def lower(moves: Moves, name: str = "synthesized", *, instances: int = 1, topolo
         ProgramError: the topology lacks a link.
     """
     program = Program(moves.collective, name, topology=topology, instances=instances)
+    found = trace_rows(moves) if topology is None else None
+    if found is None:
+        return recorded(moves, program)
+    scratch, rows = found
+    return replace(program.trace(), scratch_chunks=scratch, rows=rows)
+
+
+def recorded(moves: Moves, program: Program) -> Trace:
+    """The trace of moves, recorded step by step: what ``trace_rows`` does at once. Where this file is, says nothing."""
     rows = list(moves.rows())
     arrived = [rows[m] for m in np.argsort(moves.arrival, kind="stable").tolist()]
     _Recording(program, moves.parcels, arrived).run(arrived)
-    return program.trace()
+    trace = program.trace()
+    plain = trace.rows.copy()
+    plain[:, [COLUMNS.index("file"), COLUMNS.index("line")]] = 0
+    return replace(trace, rows=plain, files=())
 
 
 def compiled(moves: Moves, name: str = "synthesized", *, instances: int = 1) -> Algorithm:

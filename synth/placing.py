@@ -40,7 +40,7 @@ class Places:
 def places(collective: Collective, parcels: Sequence[Parcel], rows: Sequence[Move]) -> Places:
     """The places for moves that happen in the order of ``rows``. O(moves + slots)."""
     found = Places(relays=[0] * collective.ranks)
-    offsets = _offsets(collective)
+    offsets = in_place_offsets(collective)
     written, read = _times(parcels, rows)
     for (number, rank), time in written.items():
         parcel = parcels[number]
@@ -52,13 +52,13 @@ def places(collective: Collective, parcels: Sequence[Parcel], rows: Sequence[Mov
     for number, parcel in enumerate(parcels):
         for rank, own in parcel.sources.items():
             kept = rank in parcel.slots and (number, rank) not in written
-            if kept and (len(own) > 1 or _is_overwritten(collective, parcel, rank, own[0] - offsets[rank])):
+            if kept and (len(own) > 1 or is_overwritten(collective, parcel, rank, own[0] - offsets[rank])):
                 found.relay(number, rank)
                 found.early.append((number, rank))
     return found
 
 
-def _offsets(collective: Collective) -> list[int]:
+def in_place_offsets(collective: Collective) -> list[int]:
     """Per rank, the input chunk on which output chunk 0 lies in place; far outside where there is no in place."""
     if not collective.can_be_in_place:
         return [-_END] * collective.ranks
@@ -99,7 +99,7 @@ def _is_safe(parcel: Parcel, rank: int, overlaid: int, time: int, read: dict[tup
     return last < time or (last == time and parcel.sources.get(rank, (-1,))[0] == overlaid)
 
 
-def _is_overwritten(collective: Collective, parcel: Parcel, rank: int, output: int) -> bool:
+def is_overwritten(collective: Collective, parcel: Parcel, rank: int, output: int) -> bool:
     """Whether the output chunk that lies on an input chunk gets another parcel."""
     if not 0 <= output < collective.output_chunks(rank) or output in parcel.slots[rank]:
         return False

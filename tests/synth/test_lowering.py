@@ -8,13 +8,15 @@ from synth_moves import moves, several, shuffle
 
 from commlib import collectives
 from commlib.collectives import Placement
+from commlib.dsl import Program
 from commlib.errors import ProgramError
 from commlib.ir.algorithm import SENDS, Algorithm
 from commlib.ir.trace import run_trace
 from commlib.topology import fully_connected, ring
 from commlib.verify import verify
+from synth.columns import trace_rows
 from synth.errors import ScheduleError
-from synth.lowering import compiled, lower
+from synth.lowering import compiled, lower, recorded
 from synth.moves import Move, Moves, Parcel, timed
 
 
@@ -124,3 +126,12 @@ def test_lowering_is_deterministic():
     topology = random_topology(7, 5)
     one, other = (compiled(moves(topology, collectives.allreduce(5, 5))) for _ in range(2))
     assert one == other
+
+
+@settings(max_examples=12, deadline=None)
+@given(random_topologies(2, 6))
+def test_columns_are_what_the_dsl_records(topology):
+    for collective in [*everything(topology.ranks), shuffle(topology.ranks)]:
+        found = moves(topology, collective)
+        assert lower(found, "same") == recorded(found, Program(collective, "same")), collective.name
+    assert trace_rows(found) is not None
