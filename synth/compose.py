@@ -18,10 +18,11 @@ from commlib.demand import Demand, demand
 from commlib.errors import SpecError
 from commlib.topology import CostTable
 from synth.errors import ScheduleError
-from synth.moves import Move, Moves, Parcel, timed
+from synth.moves import Bools, Moves, Parcel, timed, to_moves
 from synth.problem import Problem
 from synth.retiming import better, in_sequence, listed, shortest, turned
-from synth.schedule import Schedule, Transfer, in_order
+from synth.schedule import Schedule, Transfer, order_of
+from synth.symmetry import Ints
 
 
 def moves_of(schedule: Schedule) -> Moves:
@@ -38,9 +39,10 @@ def copying(schedule: Schedule) -> Moves:
     problem = schedule.problem
     if problem.demand.reduces:
         raise ScheduleError(f"{problem.demand.collective.name} reduces: its schedule runs backwards")
-    ordered = in_order(problem, transfers(schedule))
-    rows = [Move(t.item, *problem.ends[t.link], False) for t in ordered]
-    return timed(problem.demand.collective, problem.costs, _parcels(problem.demand), [t.start for t in ordered], rows)
+    order = order_of(schedule)
+    link, costs = schedule.link[order], problem.costs
+    rows = _records(schedule.item[order], costs.source[link], costs.target[link], False)
+    return timed(problem.demand.collective, costs, _parcels(problem.demand), schedule.start[order], rows)
 
 
 def reducing(schedule: Schedule) -> Moves:
@@ -61,7 +63,7 @@ def reducing(schedule: Schedule) -> Moves:
     found = in_sequence(wanted.collective, costs, parcels, rows)
     if found.ticks <= schedule.ticks:
         return found
-    return better(found, listed(wanted.collective, costs, parcels, rows))
+    return better(found, listed(wanted.collective, costs, parcels, to_moves(rows)))
 
 
 def allreduce_moves(scatter: Schedule, gather: Schedule) -> Moves:
@@ -77,8 +79,8 @@ def allreduce_moves(scatter: Schedule, gather: Schedule) -> Moves:
     costs = _common_costs(scatter, gather)
     shard = gather.problem.demand.collective.chunks
     ranks = costs.ranks
-    rows = _renumbered(list(reducing(scatter).rows()), scatter.problem, shard)
-    rows += _renumbered(list(copying(gather).rows()), gather.problem, shard)
+    first = _renumbered(reducing(scatter), scatter.problem, shard)
+    rows = np.concatenate([first, _renumbered(copying(gather), gather.problem, shard)])
     whole = collectives.allreduce(ranks, ranks * shard)
     return shortest(whole, costs, parcels_of(whole), rows)
 
@@ -112,20 +114,22 @@ def transfers(schedule: Schedule) -> list[Transfer]:
     return list(map(Transfer, *columns))
 
 
-def _mirrored(schedule: Schedule) -> list[Move]:
+def _records(parcel: Ints, source: Ints, target: Ints, reduces: bool | Bools) -> Ints:
+    """The moves of these columns as rows, shape (M, 4)."""
+    return np.stack(np.broadcast_arrays(parcel, source, target, reduces), axis=1).astype(np.int64)
+
+
+def _mirrored(schedule: Schedule) -> Ints:
     """The transfers in reversed order with their ends swapped: children before parents, as sums need it."""
-    problem = schedule.problem
-    moves = []
-    for transfer in reversed(in_order(problem, transfers(schedule))):
-        source, target = problem.ends[transfer.link]
-        moves.append(Move(transfer.item, target, source, True))
-    return moves
+    order, costs = order_of(schedule)[::-1], schedule.problem.costs
+    link = schedule.link[order]
+    return _records(schedule.item[order], costs.target[link], costs.source[link], True)
 
 
-def _renumbered(rows: Sequence[Move], problem: Problem, shard: int) -> list[Move]:
+def _renumbered(moves: Moves, problem: Problem, shard: int) -> Ints:
     """The moves of items as those of allreduce's chunks: chunk ``index`` of rank r's shard is r * shard + index."""
-    chunk = [item.origin * shard + item.index for item in problem.demand.items]
-    return [Move(chunk[move.parcel], *move[1:]) for move in rows]
+    chunk = np.array([item.origin * shard + item.index for item in problem.demand.items], dtype=np.int64)
+    return _records(chunk[moves.parcel], moves.source, moves.target, moves.reduces)
 
 
 def _common_costs(scatter: Schedule, gather: Schedule) -> CostTable:

@@ -80,9 +80,7 @@ class Moves:
     @cached_property
     def link(self) -> Ints:
         """The number of each move's link in ``costs``; -1 where there is none."""
-        number = {pair: link for link, pair in enumerate(ends(self.costs))}
-        pairs = zip(self.source.tolist(), self.target.tolist(), strict=True)
-        return np.array([number.get(pair, -1) for pair in pairs], dtype=np.int64)
+        return links_of(self.costs, self.source, self.target)
 
     @cached_property
     def arrival(self) -> Ints:
@@ -131,13 +129,32 @@ def ends(costs: CostTable) -> list[tuple[int, int]]:
     return list(zip(costs.source.tolist(), costs.target.tolist(), strict=True))
 
 
+def links_of(costs: CostTable, source: Ints, target: Ints) -> Ints:
+    """The number of each link ``source -> target`` in the cost table; -1 where there is none. O(M log links)."""
+    if not costs.links:
+        return np.full(len(source), -1, dtype=np.int64)
+    there, asked = costs.source * costs.ranks + costs.target, source * costs.ranks + target
+    order = np.argsort(there, kind="stable")
+    link = order[np.minimum(np.searchsorted(there[order], asked), costs.links - 1)]
+    return np.where(there[link] == asked, link, -1)
+
+
+Rows = Sequence[Move] | Ints
+"""Moves as records, or as rows of an array of shape (M, 4), which a million of them should be."""
+
+
+def to_moves(rows: Ints) -> list[Move]:
+    """Rows of an array as records."""
+    return [Move(parcel, source, target, bool(reduces)) for parcel, source, target, reduces in rows.tolist()]
+
+
 def timed(
-    collective: Collective, costs: CostTable, parcels: tuple[Parcel, ...], start: Sequence[int], rows: Sequence[Move]
+    collective: Collective, costs: CostTable, parcels: tuple[Parcel, ...], start: Sequence[int] | Ints, rows: Rows
 ) -> Moves:
     """Moves from records that are in an order of dependences, and their starts. O(M log M)."""
-    starts = np.array(start, dtype=np.int64)
+    starts = np.asarray(start, dtype=np.int64)
     order = np.argsort(starts, kind="stable")
-    columns = np.array(rows, dtype=np.int64).reshape(-1, 4)[order]
+    columns = np.asarray(rows, dtype=np.int64).reshape(-1, 4)[order]
     return Moves(
         collective, costs, parcels, starts[order], columns[:, 0], columns[:, 1], columns[:, 2], columns[:, 3] > 0
     )

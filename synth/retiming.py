@@ -7,7 +7,7 @@ Slots are the resources of the cost table; a move holds each for its ticks, and 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,7 +16,7 @@ import numpy as np
 from commlib.collectives import Collective
 from commlib.topology import CostTable
 from synth.errors import ScheduleError
-from synth.moves import Move, Moves, Parcel, ends, timed
+from synth.moves import Move, Moves, Parcel, Rows, ends, links_of, timed, to_moves
 
 LISTED = 60_000
 """Moves up to which list scheduling is tried: beyond, its queue is too long, and orders that engines made are good."""
@@ -50,29 +50,49 @@ class Prices:
         """
         link = self.number.get((move.source, move.target))
         if link is None:
-            raise ScheduleError(f"there is no link {move.source} -> {move.target}", link=(move.source, move.target))
+            raise no_link(move.source, move.target)
         return self.latency[size][link], self.uses[size][link]
 
 
-def in_sequence(collective: Collective, costs: CostTable, parcels: tuple[Parcel, ...], rows: Sequence[Move]) -> Moves:
+def no_link(source: int, target: int) -> ScheduleError:
+    """The error about a move over a link that is not there."""
+    return ScheduleError(f"there is no link {source} -> {target}", link=(source, target))
+
+
+def in_sequence(collective: Collective, costs: CostTable, parcels: tuple[Parcel, ...], rows: Rows) -> Moves:
     """Every move as early as possible, each resource serving them in the order of ``rows``. O(M log M).
 
     Raises:
         ScheduleError: a move over a link that is not there.
     """
-    prices = Prices.of(costs)
-    free: dict[int, int] = {}
-    there: dict[tuple[int, int], int] = {}
-    starts = []
-    for move in rows:
-        latency, uses = prices.of_move(move, parcels[move.parcel].size)
-        start = max([there.get((move.parcel, move.source), 0), *(free.get(slot, 0) for slot, _ in uses)])
-        for slot, ticks in uses:
-            free[slot] = start + ticks
-        place = (move.parcel, move.target)
-        there[place] = max(there.get(place, 0), start + latency)
+    columns = np.asarray(rows, dtype=np.int64).reshape(-1, 4)
+    parcel, source, target = columns[:, 0], columns[:, 1], columns[:, 2]
+    size = np.array([each.size for each in parcels], dtype=np.int64)[parcel]
+    link = links_of(costs, source, target)
+    if (link < 0).any():
+        missing = int(np.argmax(link < 0))
+        raise no_link(int(source[missing]), int(target[missing]))
+    uses = [each for of_size in Prices.of(costs).uses for each in of_size]
+    taken = map(uses.__getitem__, (size * costs.links + link).tolist())
+    places = (parcel * costs.ranks + source).tolist(), (parcel * costs.ranks + target).tolist()
+    starts = _earliest(zip(*places, costs.latency[link, size].tolist(), taken, strict=True), len(costs.resource_names))
+    return timed(collective, costs, parcels, starts, columns)
+
+
+def _earliest(jobs: Iterable[tuple[int, int, int, list[tuple[int, int]]]], resources: int) -> list[int]:
+    """The start of each job: (place it needs, place it serves, latency, (resource, ticks) that it takes)."""
+    free, there, starts = [0] * resources, dict[int, int](), []
+    for needed, served, latency, uses in jobs:
+        start = there.get(needed, 0)
+        for resource, _ in uses:
+            if free[resource] > start:
+                start = free[resource]
+        for resource, ticks in uses:
+            free[resource] = start + ticks
+        if there.get(served, 0) < start + latency:
+            there[served] = start + latency
         starts.append(start)
-    return timed(collective, costs, parcels, starts, rows)
+    return starts
 
 
 def listed(collective: Collective, costs: CostTable, parcels: tuple[Parcel, ...], rows: Sequence[Move]) -> Moves:
@@ -113,10 +133,13 @@ def better(one: Moves, other: Moves) -> Moves:
     return other if other.ticks < one.ticks else one
 
 
-def shortest(collective: Collective, costs: CostTable, parcels: tuple[Parcel, ...], rows: Sequence[Move]) -> Moves:
+def shortest(collective: Collective, costs: CostTable, parcels: tuple[Parcel, ...], rows: Rows) -> Moves:
     """The shorter of the given order and list scheduling (which is tried up to ``LISTED`` moves)."""
     found = in_sequence(collective, costs, parcels, rows)
-    return found if len(rows) > LISTED else better(found, listed(collective, costs, parcels, rows))
+    if len(rows) > LISTED:
+        return found
+    records = to_moves(rows) if isinstance(rows, np.ndarray) else rows
+    return better(found, listed(collective, costs, parcels, records))
 
 
 @dataclass(frozen=True)

@@ -171,6 +171,32 @@ def earliest(problem: Problem, plan: Iterable[Transfer]) -> list[Transfer]:
     return sorted(moved)
 
 
+def order_of(schedule: Schedule) -> Ints:
+    """The numbers of a schedule's transfers in the order of ``in_order``. O(transfers log transfers), on columns."""
+    problem, ranks = schedule.problem, schedule.problem.costs.ranks
+    rows = np.lexsort((schedule.link, schedule.item, schedule.start))
+    item, link = schedule.item[rows], schedule.link[rows]
+    into, out_of = (item * ranks + end[link] for end in (problem.costs.target, problem.costs.source))
+    by_place = np.argsort(into, kind="stable")
+    last = np.searchsorted(into[by_place], out_of, side="right") - 1
+    known = (last >= 0) & (into[by_place[last]] == out_of)
+    depth = _distances(np.where(known, by_place[last], -1))
+    order: Ints = rows[np.lexsort((link, item, depth, schedule.start[rows]))]
+    return order
+
+
+def _distances(above: Ints) -> Ints:
+    """How many rows there are from each up to the root of its tree (``above`` is -1 there). By pointer jumping."""
+    distance = np.ones(len(above), dtype=np.int64)
+    for _ in range(len(above).bit_length()):
+        climbs = np.flatnonzero(above >= 0)
+        if not len(climbs):
+            break
+        distance[climbs] += distance[above[climbs]]
+        above = np.where(above >= 0, above[above], -1)
+    return distance
+
+
 def in_order(problem: Problem, plan: Iterable[Transfer]) -> list[Transfer]:
     """A plan by start; where links cost nothing, a transfer comes after the one that it depends on."""
     transfers = sorted(plan)

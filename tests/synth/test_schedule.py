@@ -7,10 +7,11 @@ from synth_cases import TEN, problem, random_topologies
 
 from commlib.collectives import allgather, alltoall, broadcast
 from commlib.topology import Link, Resource, Topology, ring
+from synth.compose import transfers
 from synth.engine import Budget
 from synth.errors import ScheduleError
 from synth.greedy import greedy
-from synth.schedule import Transfer, check, earliest, expand, in_order, makespan
+from synth.schedule import Transfer, check, earliest, expand, in_order, makespan, order_of
 
 
 def line(middle: Link = TEN) -> Topology:
@@ -93,3 +94,15 @@ def test_moving_transfers_earlier_keeps_a_schedule_right(topology, chunks, gap):
 def test_relays_are_not_destinations():
     posed = problem(ring(4, TEN), alltoall(4))
     assert greedy(posed, Budget()) is None
+
+
+@settings(max_examples=20, deadline=None)
+@given(random_topologies(2, 6), st.sampled_from([allgather, alltoall]), st.booleans())
+def test_the_order_on_columns_is_that_of_records(topology, collective, free):
+    """Also where links cost nothing, so that all transfers start at once."""
+    links = dict.fromkeys(topology.links, Link(0.0, 0.0)) if free else topology.links
+    asked = problem(Topology("order", topology.ranks, links), collective(topology.ranks, 2))
+    plan = greedy(asked, Budget())
+    schedule = expand(asked, plan or ())
+    rows = transfers(schedule)
+    assert [rows[row] for row in order_of(schedule).tolist()] == in_order(asked, rows)
