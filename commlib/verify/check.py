@@ -10,6 +10,7 @@ import numpy as np
 from commlib.collectives import Placement
 from commlib.errors import VerificationError
 from commlib.ir.algorithm import Algorithm, Ints
+from commlib.ir.contents import ContentTable
 from commlib.ir.links import links as links_of
 from commlib.verify.contents import (
     Contents,
@@ -18,6 +19,7 @@ from commlib.verify.contents import (
     initial,
     report_undefined,
     run_contents,
+    table_of,
 )
 from commlib.verify.happens_before import HappensBefore
 from commlib.verify.matching import check_connections, check_matching
@@ -156,12 +158,13 @@ def _completes_whole(algorithm: Algorithm, depth: int) -> bool:
 
 def _check_placements(algorithm: Algorithm, schedule: _Schedule | None, own: dict[Placement, Findings]) -> None:
     checked: list[_Placed] = []
+    table = table_of(algorithm.collective)
     for placement, findings in own.items():
         if placement is Placement.IN and not algorithm.collective.can_be_in_place:
             message = f"{algorithm.collective.name} has no in-place form: its definition gives no offsets"
             findings.add(Finding(FindingKind.PLACEMENT, message, placement=placement))
         elif schedule is not None:
-            checked.append(_check_contents(schedule, memory(algorithm, placement), findings))
+            checked.append(_check_contents(schedule, memory(algorithm, placement), table, findings))
     if schedule is not None:
         _check_races(schedule, checked)
 
@@ -173,9 +176,9 @@ class _Placed:
     findings: Findings
 
 
-def _check_contents(schedule: _Schedule, memory: Memory, findings: Findings) -> _Placed:
+def _check_contents(schedule: _Schedule, memory: Memory, table: ContentTable, findings: Findings) -> _Placed:
     placed = operands(schedule.units, memory)
-    contents = initial(memory)
+    contents = initial(memory, table)
     undefined = run_contents(schedule.units, placed, schedule.order, contents)
     report_undefined(schedule.units, memory, undefined, findings)
     if memory.placement is Placement.OUT:

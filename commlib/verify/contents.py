@@ -34,13 +34,17 @@ class Contents:
         return None if content < 0 else self.table.counts(content)
 
 
-def initial(memory: Memory) -> Contents:
-    """What the slots hold before the run: the inputs, and nothing elsewhere."""
+def table_of(collective: Collective) -> ContentTable:
+    """A table for the contents of a collective's runs; runs that share one do not add the same contents again."""
+    return ContentTable([collective.input_chunks(rank) for rank in range(collective.ranks)])
+
+
+def initial(memory: Memory, table: ContentTable | None = None) -> Contents:
+    """What the slots hold before the run: the inputs, and nothing elsewhere. By default in a table of its own."""
     collective = memory.algorithm.collective
-    sizes = [collective.input_chunks(rank) for rank in range(collective.ranks)]
-    table, ids = ContentTable(sizes), [EMPTY] * memory.size
-    for rank, chunks in enumerate(sizes):
-        start = memory.address(rank, Buffer.INPUT, 0)
+    table, ids = table_of(collective) if table is None else table, [EMPTY] * memory.size
+    for rank in range(collective.ranks):
+        start, chunks = memory.address(rank, Buffer.INPUT, 0), collective.input_chunks(rank)
         ids[start : start + chunks] = table.initials(rank, 0, chunks)
     return Contents(memory, table, ids)
 

@@ -128,36 +128,36 @@ class _Machine:
 
     def _advance(self, block: int) -> None:
         """Run a threadblock until it must wait or ends."""
-        send, recv, in_flight, waits = self._s._send, self._s._recv, self._in_flight, self._s._units.waits
-        waiters, order = self._waiters, self._order
-        unit, end = self._next[block], self._s._bounds[block + 1]
+        send, recv, waits, depth = self._s._send, self._s._recv, self._s._units.waits, self._depth
+        in_flight, waiters, holding, following = self._in_flight, self._waiters, self._holding, self._next
+        unit, end, begin = following[block], self._s._bounds[block + 1], following[block]
         while unit < end:
-            has_waits = unit in waits
-            if has_waits and not self._dependences_done(block, waits[unit]):
+            needed = waits.get(unit)
+            if needed is not None and not self._dependences_done(block, needed):
                 break
             link = recv[unit]
-            if link >= 0 and not self._holding[block]:
+            if link >= 0 and not holding[block]:
                 if not in_flight[link]:
                     break
-                if in_flight[link] == self._depth:
+                if in_flight[link] == depth:
                     self._wake(self._s._sender[link])
                 in_flight[link] -= 1
             link = send[unit]
             if link >= 0:
-                if in_flight[link] >= self._depth:
-                    self._holding[block] = True
+                if in_flight[link] >= depth:
+                    holding[block] = True
                     break
                 if not in_flight[link]:
                     self._wake(self._s._receiver[link])
                 in_flight[link] += 1
-                self._holding[block] = False
-            order.append(unit)
+                holding[block] = False
             if unit in waiters:
                 self._wake_all(waiters.pop(unit))
-            if has_waits:
+            if needed is not None:
                 self._waited[block] = 0
             unit += 1
-            self._next[block] = unit
+            following[block] = unit
+        self._order.extend(range(begin, unit))
 
     def _wake(self, block: int) -> None:
         if not self._queued[block]:
@@ -173,9 +173,10 @@ class _Machine:
 
         ``_waited`` remembers how many were found done, so that each is looked at O(1) times.
         """
+        following, block_of = self._next, self._s._block
         for done in range(self._waited[block], len(needed)):
             last = needed[done]
-            if self._next[self._s._block[last]] <= last:
+            if following[block_of[last]] <= last:
                 self._waited[block] = done
                 self._waiters.setdefault(last, []).append(block)
                 return False
