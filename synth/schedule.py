@@ -101,12 +101,13 @@ def check(schedule: Schedule) -> None:
             raise ScheduleError(f"item {item} arrives on rank {target} twice", item=item, rank=target)
         held[item, target] = arrival
     taken: dict[int, list[tuple[int, int, int, int]]] = {}
+    first, resources, ticks = costs.use_start.tolist(), costs.use_resource.tolist(), costs.use_ticks.tolist()
     for _, start, item, link in rows:
         _check_transfer(problem, held, start, item, link)
         size = problem.demand.items[item].size
-        for use in range(costs.use_start[link], costs.use_start[link + 1]):
-            busy = (start, start + int(costs.use_ticks[use, size]), item, link)
-            taken.setdefault(int(costs.use_resource[use]), []).append(busy)
+        for use in range(first[link], first[link + 1]):
+            busy = (start, start + ticks[use][size], item, link)
+            taken.setdefault(resources[use], []).append(busy)
     _check_own_first(problem, rows)
     for resource, intervals in taken.items():
         _check_exclusive(costs.resource_names[resource], sorted(intervals))
