@@ -61,7 +61,7 @@ def reducing(schedule: Schedule) -> Moves:
     parcels = _parcels(wanted)
     rows, costs = _mirrored(schedule), turned(schedule.problem.costs)
     found = in_sequence(wanted.collective, costs, parcels, rows)
-    if found.ticks <= schedule.ticks:
+    if found.ticks <= schedule.ticks or schedule.problem.rules.own_first:
         return found
     return better(found, listed(wanted.collective, costs, parcels, to_moves(rows)))
 
@@ -82,6 +82,9 @@ def allreduce_moves(scatter: Schedule, gather: Schedule) -> Moves:
     first = _renumbered(reducing(scatter), scatter.problem, shard)
     rows = np.concatenate([first, _renumbered(copying(gather), gather.problem, shard)])
     whole = collectives.allreduce(ranks, ranks * shard)
+    if gather.problem.rules.own_first:
+        # List scheduling would not keep what the sketch says of the order on a link.
+        return in_sequence(whole, costs, parcels_of(whole), rows)
     return shortest(whole, costs, parcels_of(whole), rows)
 
 

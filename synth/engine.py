@@ -58,6 +58,11 @@ class Ended(Enum):
     TIME = "time limit"
     """The clock ran out; another run may end elsewhere."""
 
+    def after(self, other: Ended) -> Ended:
+        """How a search ended that had several parts: any that the clock cut makes it depend on the clock."""
+        order = (Ended.TIME, Ended.WORK, Ended.HEURISTIC)
+        return next((ended for ended in order if ended in (self, other)), Ended.HEURISTIC)
+
 
 class Stage(NamedTuple):
     """A stage of an engine and the seconds that it took."""

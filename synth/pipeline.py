@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
-from commlib.bounds import Bound, allreduce_bounds, bounds
+from commlib.bounds import Bound, LinearProgram, LinearSolver, allreduce_bounds, bounds
 from commlib.collectives import Collective, collective
 from commlib.demand import chunk_bytes as bytes_per_chunk
 from commlib.errors import SpecError
@@ -26,6 +27,9 @@ from synth.sketch import Sketch
 from synth.solver_lp import LpSolver
 from synth.trees import tree_allreduce
 
+Floats = npt.NDArray[np.float64]
+_UNHURRIED = 1e6
+"""Seconds that no linear program of a bound takes."""
 Known = Mapping[str, Plan]
 """Plans that are known already, by the collective that they solve: starting points for engines."""
 
@@ -125,9 +129,21 @@ def _single(asked: Question, mode: str, budget: Budget, known: Known) -> Result:
     if outcome.bound > best.ticks and holds:
         proved, own = outcome.bound, outcome.bound_kind or outcome.engine
         facts = replace(facts, bound=costs.seconds(proved), kind=own, certificate=None)
-    if moves.ticks > proved and outcome.ended is Ended.PROOF:
-        facts = replace(facts, ended=Ended.HEURISTIC)
+    if moves.ticks <= proved:
+        facts = replace(facts, ended=Ended.PROOF)
+    elif outcome.ended is Ended.PROOF:
+        facts = replace(facts, ended=Ended.HEURISTIC, notes=() if holds else (_MIRRORED,))
     return _result(asked, moves, (phase,), facts)
+
+
+_MIRRORED = (
+    "solved backwards; links that share a resource hold it for different parts of their time, so what a search proved "
+    "backwards is no proof, and a shorter schedule may exist"
+)
+_SHARED = (
+    "connections that share a port or NIC take it as they come when the algorithm runs: the time is that of the "
+    "schedule's order, which an algorithm cannot express"
+)
 
 
 def _phase(
@@ -140,15 +156,32 @@ def _phase(
         outcome = replace(twin.outcome, stages=(Stage("pose", posed_at - began),))
         schedule = replace(twin.schedule, problem=posed.problem)
         return Phase(posed, outcome, schedule, twin.bounds, twin.topology_bounds)
-    found = problem_bounds(posed.problem, budget)
-    whole = found if posed.whole is posed.problem else problem_bounds(posed.whole, budget)
+    # A work limit promises the same result every time, so that the clock must not cut the bound either.
+    solver = _Watched(LpSolver(budget.left / 2 if budget.work is None else _UNHURRIED, budget.threads))
+    found = problem_bounds(posed.problem, solver)
+    whole = found if posed.whole is posed.problem else problem_bounds(posed.whole, solver)
     bounded_at = time.monotonic()
     budget = replace(budget, report=_with_tick(budget.report, posed.problem.costs.tick))
     outcome = run(mode, posed.problem, budget, found[0].ticks, known.get(wanted.name))
     stages = (Stage("pose", posed_at - began), Stage("bounds", bounded_at - posed_at), *outcome.stages)
     outcome = replace(outcome, stages=stages, notes=(*posed.notes, *outcome.notes))
+    if solver.gave_up and outcome.ended is not Ended.PROOF:
+        outcome = replace(outcome, ended=Ended.TIME, notes=(*outcome.notes, "the clock cut the flow bound"))
     schedule = outcome.wider or expand(posed.problem, outcome.plan)
     return Phase(posed, outcome, schedule, tuple(found), tuple(whole))
+
+
+@dataclass
+class _Watched:
+    """A solver of linear programs, and whether it gave up on one."""
+
+    solver: LinearSolver
+    gave_up: bool = False
+
+    def __call__(self, program: LinearProgram) -> Floats | None:
+        found = self.solver(program)
+        self.gave_up |= found is None
+        return found
 
 
 def _with_tick(report: Callable[[Progress], None], tick: float) -> Callable[[Progress], None]:
@@ -191,19 +224,15 @@ def _same_rules(one: Rules, other: Rules) -> bool:
     )
 
 
-def problem_bounds(problem: Problem, budget: Budget | None = None) -> list[Bound]:
-    """The lower bounds of a problem, best first; nodes are the groups of ranks that are looked at.
-
-    Linear programs take at most half of what is left of a budget.
-    """
-    budget = Budget() if budget is None else budget
+def problem_bounds(problem: Problem, solver: LinearSolver | None = None) -> list[Bound]:
+    """The lower bounds of a problem, best first; nodes are the groups of ranks that are looked at."""
     return bounds(
         problem.costs,
         problem.demand,
         allowed=problem.rules.allowed,
         representatives=problem.representatives,
         groups=_nodes(problem.topology),
-        solver=LpSolver(budget.left / 2, budget.threads),
+        solver=LpSolver() if solver is None else solver,
     )
 
 
@@ -245,11 +274,11 @@ def _allreduce(asked: Question, mode: str, budget: Budget, known: Known) -> Resu
     half = replace(budget, seconds=budget.left / 2, began=time.monotonic())
     scatter = _phase(asked, collective("reducescatter", ranks, chunks), mode, half, known)
     gather = _phase(asked, collective("allgather", ranks, chunks), mode, budget, known, scatter)
-    ended = _worse(scatter.outcome.ended, gather.outcome.ended)
+    ended = scatter.outcome.ended.after(gather.outcome.ended)
     moves = allreduce_moves(scatter.schedule, gather.schedule)
     facts = _allreduce_facts(moves, gather.posed, asked.collective, ended)
     composed = _result(asked, moves, (scatter, gather), facts)
-    return min([composed, *_through_trees(asked, gather, ended)], key=lambda result: result.time)
+    return min([composed, *_through_trees(asked, gather, ended, facts)], key=lambda result: result.time)
 
 
 def _allreduce_facts(moves: Moves, posed: Posed, wanted: Collective, ended: Ended) -> _Facts:
@@ -258,7 +287,7 @@ def _allreduce_facts(moves: Moves, posed: Posed, wanted: Collective, ended: Ende
     return _Facts(best.seconds, best.kind, best, whole, ended)
 
 
-def _through_trees(asked: Question, gather: Phase, ended: Ended) -> Iterator[Result]:
+def _through_trees(asked: Question, gather: Phase, ended: Ended, asked_of: _Facts) -> Iterator[Result]:
     """Reduce to a root and broadcast back: with all chunks, and with the buffer in one piece, for small ones.
 
     Not where a sketch restricts who may send what, since a tree would not keep to that.
@@ -274,15 +303,13 @@ def _through_trees(asked: Question, gather: Phase, ended: Ended) -> Iterator[Res
         posed = pose(asked.topology, collective("allgather", wanted.ranks), cut.chunk_bytes, asked.sketch)
         moves = tree_allreduce(posed.problem.costs, pieces)
         facts = _allreduce_facts(moves, posed, wanted, ended)
+        if asked_of.bound < facts.bound:
+            # What holds for one piece need not hold for the chunks that were asked for.
+            met = moves.seconds <= asked_of.bound
+            facts = replace(asked_of, ended=Ended.PROOF if met else ended)
         spent = (*gather.outcome.stages, Stage("trees", time.monotonic() - began))
         phase = replace(gather, posed=posed, outcome=replace(gather.outcome, engine="trees", stages=spent))
         yield _result(cut, moves, (phase,), facts)
-
-
-def _worse(one: Ended, other: Ended) -> Ended:
-    """How a composition ended that is not proved itself."""
-    order = (Ended.TIME, Ended.WORK, Ended.HEURISTIC)
-    return next((ended for ended in order if ended in (one, other)), Ended.HEURISTIC)
 
 
 @dataclass(frozen=True)
@@ -294,6 +321,7 @@ class _Facts:
     certificate: Bound | None
     whole: Bound
     ended: Ended
+    notes: tuple[str, ...] = ()
 
 
 def _forward(problem: Problem) -> Topology:
@@ -312,7 +340,9 @@ def _result(asked: Question, moves: Moves, phases: tuple[Phase, ...], facts: _Fa
         for stage in phase.outcome.stages
     ]
     engines = dict.fromkeys(phase.outcome.engine for phase in phases)
-    notes = dict.fromkeys(note for phase in phases for note in phase.outcome.notes)
+    notes = dict.fromkeys(note for phase in phases for note in (*phase.outcome.notes, *facts.notes))
+    if len(moves.costs.resource_names) > moves.costs.links:
+        notes[_SHARED] = None
     return Result(
         collective=asked.collective,
         topology=asked.topology,

@@ -115,6 +115,6 @@ def _better(problem: Problem, first: Outcome, second: Outcome) -> Outcome:
     """The shorter plan with the higher bound of two outcomes."""
     shorter = min((first, second), key=lambda outcome: end_of(problem, outcome))
     higher = max((first, second), key=lambda outcome: outcome.bound)
-    ended = second.ended if end_of(problem, shorter) > higher.bound else Ended.PROOF
+    ended = second.ended.after(first.ended) if end_of(problem, shorter) > higher.bound else Ended.PROOF
     notes = tuple(dict.fromkeys(first.notes + second.notes))
     return replace(shorter, bound=higher.bound, bound_kind=higher.bound_kind, ended=ended, notes=notes)
