@@ -64,6 +64,15 @@ class Phase:
         return self.outcome.plan
 
 
+def profile_chunk(topology: Topology, wanted: Collective) -> float:
+    """The bytes of a chunk where no size is given: shards are as large as a chunk of the topology's profile.
+
+    The buffer of an allreduce has a shard for each rank.
+    """
+    shards = wanted.ranks if wanted.name == "allreduce" else 1
+    return topology.unit.chunk_bytes * shards / wanted.chunks
+
+
 def question(
     topology: Topology,
     name: str | Collective,
@@ -81,17 +90,18 @@ def question(
     (see ``synth.demands``).
 
     Raises:
-        SpecError: no such collective, or a size that is not positive.
+        SpecError: no such collective, a root for one that has its own, or a size that is not positive.
     """
+    if root is not None and isinstance(name, Collective):
+        raise SpecError(f"{name.name}: a collective of your own has its root already; leave root out", root=root)
     parts = chunks * (1 if sketch is None else sketch.chunkup)
     wanted = name.refine(parts) if isinstance(name, Collective) else collective(name, topology.ranks, parts, root)
     if size is not None and not 0 < size < float("inf"):
         raise SpecError(f"a size is a positive number of bytes, not {size}")
-    each = topology.unit.chunk_bytes / wanted.chunks if size is None else bytes_per_chunk(wanted, size)
     if wanted.name == "allreduce":
         # Its buffer is one shard per rank, so that it can be a reducescatter and an allgather of the same chunks.
         wanted = wanted.refine(topology.ranks)
-        each = each if size is None else each / topology.ranks
+    each = profile_chunk(topology, wanted) if size is None else bytes_per_chunk(wanted, size)
     return Question(topology, wanted, each, sketch, bytes_of)
 
 

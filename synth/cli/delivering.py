@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from commlib.cli.sizes import format_size
 from synth.cli.progress import duration
 
 if TYPE_CHECKING:
+    from commlib.ir.algorithm import Algorithm
     from synth.auto import SizeRange
     from synth.result import Result
 
@@ -34,11 +36,13 @@ def deliver(result: Result, output: Path | None, save: Path | None, as_json: boo
 def deliver_range(ranges: Sequence[SizeRange], output: Path | None, save: Path | None, as_json: bool) -> None:
     """As ``deliver``, for each part of a range of sizes; files get the sizes of their part in their names.
 
-    A part ends a byte before the next begins.
+    All are proved before the first is written; together they cover the whole range, without a gap.
     """
+    for part in ranges:
+        _proved(part.result)
     documents, rows = [], []
-    for place, part in enumerate(ranges):
-        low, high = int(part.low), int(part.high) - (place + 1 < len(ranges))
+    for part in ranges:
+        low, high = math.floor(part.low), math.floor(part.high)
         sizes = f"{format_size(low)}-{format_size(high)}"
         target, kept = _named(output, sizes), _named(save, sizes)
         _write(part.result, target, kept, (low, high))
@@ -62,11 +66,16 @@ def _gap(result: Result) -> str:
     return "none: proven optimal" if result.proven else f"{result.gap:.2%}"
 
 
+def _proved(result: Result) -> Algorithm:
+    """Its algorithm, which is proved when it is first asked for, or an error."""
+    return result.algorithm
+
+
 def _write(result: Result, output: Path | None, save: Path | None, sizes: tuple[int, int] | None = None) -> None:
     from commlib.formats import save as save_algorithm
     from synth.stored import save_result
 
-    algorithm = result.algorithm  # proved, or an error, even if nothing is to be written
+    algorithm = _proved(result)  # even if nothing is to be written
     if output is not None and sizes is not None and output.suffix.lower() == ".xml":
         save_algorithm(algorithm, output, min_bytes=sizes[0], max_bytes=sizes[1])
     elif output is not None:

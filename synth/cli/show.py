@@ -103,11 +103,12 @@ def _of_result(file: Path) -> _Shown:
 def _of_algorithm(algorithm: Algorithm, topology: Topology, size: str | None) -> _Shown:
     from commlib.demand import chunk_bytes
     from synth.flights import flights_of_algorithm
+    from synth.pipeline import profile_chunk
 
     limits, collective = size_range(size), algorithm.collective
-    each = topology.unit.chunk_bytes / collective.chunks if limits is None else chunk_bytes(collective, limits[0])
     if topology.ranks != algorithm.ranks:
         raise TopologyError(f"{topology.name} has {topology.ranks} ranks, {algorithm.name} {algorithm.ranks}")
+    each = profile_chunk(topology, collective) if limits is None else chunk_bytes(collective, limits[0])
     flights = flights_of_algorithm(algorithm, topology, each)
     time = max((flight.arrival for flight in flights), default=0.0)
     head = [f"{algorithm.name} on {topology.name}: {len(flights)} chunks sent, {duration(time)} by the cost model"]
