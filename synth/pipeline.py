@@ -132,7 +132,9 @@ def _single(asked: Question, mode: str, budget: Budget, known: Known) -> Result:
     phase = _phase(asked, asked.collective, mode, budget, known)
     outcome, best, costs = phase.outcome, phase.bounds[0], phase.posed.problem.costs
     facts = _Facts(best.seconds, best.kind, best, phase.topology_bounds[0], outcome.ended)
+    began = time.monotonic()
     moves = moves_of(phase.schedule)
+    phase = _later(phase, Stage("compose", time.monotonic() - began))
     proved = best.ticks
     # What an engine proves of a mirrored problem need not be true of the collective; the bounds know of that.
     holds = not phase.posed.problem.demand.reduces or is_reversible(costs)
@@ -177,8 +179,10 @@ def _phase(
     outcome = replace(outcome, stages=stages, notes=(*posed.notes, *outcome.notes))
     if solver.gave_up and outcome.ended is not Ended.PROOF:
         outcome = replace(outcome, ended=Ended.TIME, notes=(*outcome.notes, "the clock cut the flow bound"))
+    expanded_at = time.monotonic()
     schedule = outcome.wider or expand(posed.problem, outcome.plan)
-    return Phase(posed, outcome, schedule, tuple(found), tuple(whole))
+    found_phase = Phase(posed, outcome, schedule, tuple(found), tuple(whole))
+    return _later(found_phase, Stage("expand", time.monotonic() - expanded_at))
 
 
 @dataclass
@@ -285,10 +289,21 @@ def _allreduce(asked: Question, mode: str, budget: Budget, known: Known) -> Resu
     scatter = _phase(asked, collective("reducescatter", ranks, chunks), mode, half, known)
     gather = _phase(asked, collective("allgather", ranks, chunks), mode, budget, known, scatter)
     ended = scatter.outcome.ended.after(gather.outcome.ended)
+    began = time.monotonic()
     moves = allreduce_moves(scatter.schedule, gather.schedule)
+    composed_at = time.monotonic()
     facts = _allreduce_facts(moves, gather.posed, asked.collective, ended)
-    composed = _result(asked, moves, (scatter, gather), facts)
-    return min([composed, *_through_trees(asked, gather, ended, facts)], key=lambda result: result.time)
+    bounded_at = time.monotonic()
+    phases = (scatter, _later(gather, Stage("compose", composed_at - began)))
+    found = [_result(asked, moves, phases, facts), *_through_trees(asked, phases, ended, facts)]
+    best = min(found, key=lambda result: result.time)
+    last = (Stage("bounds", bounded_at - composed_at), Stage("trees", time.monotonic() - bounded_at))
+    return replace(best, stages=(*best.stages, *last))
+
+
+def _later(phase: Phase, stage: Stage) -> Phase:
+    """The phase with one more stage."""
+    return replace(phase, outcome=replace(phase.outcome, stages=(*phase.outcome.stages, stage)))
 
 
 def _allreduce_facts(moves: Moves, posed: Posed, wanted: Collective, ended: Ended) -> _Facts:
@@ -297,16 +312,15 @@ def _allreduce_facts(moves: Moves, posed: Posed, wanted: Collective, ended: Ende
     return _Facts(best.seconds, best.kind, best, whole, ended)
 
 
-def _through_trees(asked: Question, gather: Phase, ended: Ended, asked_of: _Facts) -> Iterator[Result]:
+def _through_trees(asked: Question, phases: tuple[Phase, ...], ended: Ended, asked_of: _Facts) -> Iterator[Result]:
     """Reduce to a root and broadcast back: with all chunks, and with the buffer in one piece, for small ones.
 
     Not where a sketch restricts who may send what, since a tree would not keep to that.
     """
-    problem = gather.posed.problem
+    problem = phases[-1].posed.problem
     if problem.rules.allowed is not None or len(problem.demand.items) * problem.costs.ranks > LISTED:
         return
     for pieces in sorted({asked.collective.chunks, asked.collective.chunks // asked.topology.ranks}):
-        began = time.monotonic()
         share = asked.collective.chunks // pieces
         wanted = replace(asked.collective, chunks=pieces)
         cut = replace(asked, collective=wanted, chunk_bytes=asked.chunk_bytes * share)
@@ -317,9 +331,8 @@ def _through_trees(asked: Question, gather: Phase, ended: Ended, asked_of: _Fact
             # What holds for one piece need not hold for the chunks that were asked for.
             met = moves.seconds <= asked_of.bound
             facts = replace(asked_of, ended=Ended.PROOF if met else ended)
-        spent = (*gather.outcome.stages, Stage("trees", time.monotonic() - began))
-        phase = replace(gather, posed=posed, outcome=replace(gather.outcome, engine="trees", stages=spent))
-        yield _result(cut, moves, (phase,), facts)
+        gather = replace(phases[-1], posed=posed)
+        yield replace(_result(cut, moves, (*phases[:-1], gather), facts), engine="trees")
 
 
 @dataclass(frozen=True)

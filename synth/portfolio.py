@@ -54,8 +54,10 @@ def run(mode: str, problem: Problem, budget: Budget, bound: int, known: Plan | N
         SynthesisError: no such mode, or a destination that cannot be reached.
     """
     outcome = _auto(problem, budget, bound, known) if mode == "auto" else engine(mode)(problem, budget, bound, known)
+    began = time.monotonic()
     check(outcome.wider or expand(problem, outcome.plan))
-    return _settled(problem, outcome, bound)
+    stages = (*outcome.stages, Stage("check", time.monotonic() - began))
+    return _settled(problem, replace(outcome, stages=stages), bound)
 
 
 def end_of(problem: Problem, outcome: Outcome) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -74,12 +75,12 @@ class Result:
     @property
     def time_profile(self) -> float:
         """The time in the unit of the topology's profile."""
-        return self.time / self.topology.unit.seconds
+        return _in_units(self.time, self.topology)
 
     @property
     def bound_profile(self) -> float:
         """The bound in the unit of the topology's profile."""
-        return self.bound / self.topology.unit.seconds
+        return _in_units(self.bound, self.topology)
 
     @property
     def stage_seconds(self) -> dict[str, float]:
@@ -89,20 +90,30 @@ class Result:
             spent[stage.name] = spent.get(stage.name, 0.0) + stage.seconds
         return spent
 
-    @cached_property
+    @property
     def algorithm(self) -> Algorithm:
         """The compiled algorithm, proved by the verifier in every placement that it declares.
 
         Raises:
             VerificationError: the verifier found something wrong (which would be a defect of the synthesizer).
         """
+        return self._proved[0]
+
+    @property
+    def proof_seconds(self) -> float:
+        """How long compiling and proving the algorithm took, which is done once, after the search."""
+        return self._proved[1]
+
+    @cached_property
+    def _proved(self) -> tuple[Algorithm, float]:
         from synth.lowering import compiled
 
+        began = time.monotonic()
         algorithm = compiled(self.moves, name=self.name, instances=self.instances)
         report = _verified(algorithm)
         if not report.proved >= algorithm.placements:
             raise VerificationError(report.text(), findings=report.findings)
-        return algorithm
+        return algorithm, time.monotonic() - began
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the algorithm, proved; the form (MSCCL XML, JSON, text) follows the file's suffix.
@@ -135,6 +146,7 @@ class Result:
             "profile_unit": self.topology.unit.name,
             "seconds": self.seconds,
             "stages": self.stage_seconds,
+            "proof_seconds": self.proof_seconds,
             "ranks": self.collective.ranks,
             "chunks": self.collective.chunks,
             "chunk_bytes": self.chunk_bytes,
@@ -142,6 +154,10 @@ class Result:
             "instances": self.instances,
             "notes": list(self.notes),
         }
+
+
+def _in_units(seconds: float, topology: Topology) -> float:
+    return float(f"{seconds / topology.unit.seconds:.12g}")
 
 
 def _verified(algorithm: Algorithm) -> Report:

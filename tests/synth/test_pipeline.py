@@ -3,11 +3,11 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synth_cases import TEN, random_topologies, random_topology
+from synth_cases import MIB, TEN, random_topologies, random_topology
 
 from commlib.collectives import Placement
 from commlib.errors import SpecError
-from commlib.topology import Topology, fully_connected, named, ring, torus
+from commlib.topology import Link, Resource, Topology, fully_connected, named, ring, torus
 from commlib.verify import verify
 from synth import Budget, question, solve
 from synth.engine import Ended
@@ -135,3 +135,39 @@ def test_engines_agree_where_they_prove_an_optimum(topology, name):
     optima = {round(result.time / 1e-12) for result in results if result.proven}
     assert len(optima) <= 1
     assert all(result.time >= optimum * 1e-12 * (1 - 1e-9) for result in results for optimum in optima)
+
+
+def test_stages_say_where_the_time_went():
+    for name in ("alltoall", "allreduce"):
+        first, result = (solve(question(torus((4, 4, 2), TEN), name)) for _ in range(2))  # the first one imports
+        assert first.stage_seconds.keys() == result.stage_seconds.keys()
+        assert sum(result.stage_seconds.values()) >= 0.7 * result.seconds
+        assert result.proof_seconds > 0
+
+
+def test_a_composition_that_meets_the_bound_is_proven_although_its_mirror_did_not():
+    shared = Link(1e-6, 3e-6 / MIB, ("bus",), pipelined=True)
+    plain = Link(0.0, 2e-6 / MIB, ("bus",))
+    posed = Topology("uneven", 3, {(0, 1): shared, (1, 0): plain, (1, 2): plain, (2, 0): shared}, {"bus": Resource()})
+    for name in ("reducescatter", "reduce"):
+        result = proved(solve(question(posed, name), "exact", Budget(seconds=10)))
+        assert result.proven == (result.time <= result.bound)
+
+
+def test_a_search_that_the_clock_cut_is_never_called_deterministic():
+    assert Ended.HEURISTIC.after(Ended.TIME) is Ended.TIME
+    assert Ended.TIME.after(Ended.HEURISTIC) is Ended.TIME
+    assert Ended.WORK.after(Ended.HEURISTIC) is Ended.WORK
+    assert Ended.HEURISTIC.after(Ended.PROOF) is Ended.HEURISTIC
+
+
+def test_a_bound_that_the_clock_cut_is_marked(monkeypatch):
+    monkeypatch.setattr("synth.pipeline.LpSolver", lambda *limits: lambda program: None)
+    result = proved(solve(question(named("ndv2"), "alltoall"), "greedy"))
+    assert result.ended is Ended.TIME
+    assert "the clock cut the flow bound" in result.notes
+
+
+def test_shared_ports_have_a_note():
+    assert any("share a port or NIC" in note for note in solve(question(named("dgx2"), "broadcast")).notes)
+    assert not solve(question(named("ndv2"), "broadcast")).notes
