@@ -2,8 +2,9 @@
 
 The key of a result is a hash of its question, the engine, the limits of the search and the versions of this package
 and of the solvers. A result that ended by proof or by its work limit is what the same search would find again, and is
-returned. Any other is only where the next search for the same question starts from, whatever its engine and limits;
-searches with a work limit start from nothing, so that they do not depend on what happened before.
+returned. Any other is only where the next search for the same question starts from, whatever its engine and limits,
+and what is returned again if that search finds nothing shorter. Searches with a work limit start from nothing and
+return what they find, so that they do not depend on what happened before.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ MAX_TOTAL = 512 << 20
 REPEATABLE = (Ended.PROOF, Ended.WORK)
 """The ends of searches that would end the same way again."""
 
+EARLIER = "from an earlier search"
+"""The note of a result that the last search for it did not find itself."""
+
 
 def solver_versions() -> dict[str, str]:
     """The installed version of each solver ("" where there is none); imports none of them."""
@@ -58,8 +62,9 @@ def cache_folder() -> Path:
 
 
 def question_key(asked: Question) -> str:
-    """A hash of what is asked: topology, collective, sizes, sketch."""
+    """A hash of what is asked: topology, collective, sizes, sketch; and of the version, whose bounds are trusted."""
     value = {
+        "commlib": _version("commlib"),
         "topology": json.loads(topology_to_json(asked.topology)),
         "collective": collective_to_json(asked.collective),
         "chunk_bytes": float(asked.chunk_bytes),
@@ -136,21 +141,80 @@ def solve_cached(
     if found is not None and found.ended in REPEATABLE and found.topology == asked.topology:
         return _again(found, budget, instances, name or found.name, cache)
     start = None if budget.work is not None else cache.get(start_key)
-    result = _search(asked, mode, budget, start, instances, name)
-    if result.ended in REPEATABLE:
-        cache.put(key, result)
-    if start is None or result.time < start.time:
-        cache.put(start_key, result)
-    return replace(result, notes=(*result.notes, *cache.notes))
+    result, fits = _search(asked, mode, budget, start, instances, name)
+    kept = result if start is None or not fits else _continued(result, start)
+    if kept.ended in REPEATABLE:
+        cache.put(key, kept)
+    _offer(cache, start_key, kept, fits)
+    return replace(kept, notes=tuple(dict.fromkeys((*kept.notes, *cache.notes))))
 
 
 def _search(
     asked: Question, mode: str, budget: Budget, start: Result | None, instances: int, name: str | None
-) -> Result:
+) -> tuple[Result, bool]:
+    """The result of a search, and whether its start, if there is one, solves the problem that is posed now."""
     if start is not None:
-        with suppress(ScheduleError):  # a plan of another version of this package, which poses the problem otherwise
-            return solve(asked, mode, budget, instances=instances, name=name, known=start.plans)
-    return solve(asked, mode, budget, instances=instances, name=name)
+        with suppress(ScheduleError):  # a plan of code that posed the problem otherwise
+            result = solve(asked, mode, budget, instances=instances, name=name, known=start.plans)
+            return result, _same_problem(result, start)
+    return solve(asked, mode, budget, instances=instances, name=name), start is None
+
+
+def _same_problem(result: Result, start: Result) -> bool:
+    """Whether two results solve one problem: on the same links, and neither below what the other proves."""
+    if (result.topology, result.logical) != (start.topology, start.logical):
+        return False
+    return not _comparable(result, start) or (result.time >= start.bound and start.time >= result.bound)
+
+
+def _comparable(one: Result, other: Result) -> bool:
+    """Whether a bound for one holds for the other; an allreduce through trees may be cut into other chunks."""
+    return (one.collective, one.chunk_bytes) == (other.collective, other.chunk_bytes)
+
+
+def _continued(result: Result, start: Result) -> Result:
+    """What is known after a search that began with an earlier result: ``shorter``, with its origin among its notes.
+
+    An engine is named for what it found itself: a search that gives its start back gives back its engine, too.
+    """
+    kept = shorter(result, start)
+    note = f"starts from an earlier result of {start.engine}"
+    return replace(kept, notes=(*kept.notes, note)) if result.time < start.time else kept
+
+
+def shorter(result: Result, start: Result) -> Result:
+    """The shorter of a new and an earlier result (the earlier one where neither is), with the higher of their bounds.
+
+    The earlier one is marked with a note and has the new one's name, instances, seconds and stages. Results whose
+    chunks differ keep their own bounds.
+    """
+    comparable = _comparable(result, start)
+    if result.time < start.time or (result.time == start.time and result.proven and not comparable):
+        return _raised(result, start, result.ended) if comparable else result
+    fresh = {name: getattr(result, name) for name in ("name", "instances", "seconds", "stages")}
+    notes = dict.fromkeys((*start.notes, *(result.notes if comparable else ()), EARLIER))
+    kept = replace(start, notes=tuple(notes), **fresh)
+    return _raised(kept, result, result.ended) if comparable else kept
+
+
+def _raised(kept: Result, other: Result, ended: Ended) -> Result:
+    """A result with the bounds of another where these are higher; what it meets then is its proof."""
+    if other.bound > kept.bound:
+        kept = replace(kept, bound=other.bound, bound_kind=other.bound_kind, certificate=other.certificate)
+    if other.topology_bound > kept.topology_bound:
+        kept = replace(kept, topology_bound=other.topology_bound, topology_bound_kind=other.topology_bound_kind)
+    proven = kept.proven or kept.time <= kept.bound or (other.proven and kept.time <= other.time)
+    return replace(kept, ended=Ended.PROOF if proven else ended)
+
+
+def _offer(cache: Cache, key: str, result: Result, fits: bool) -> None:
+    """Keep a result for the next search, unless what is there by now is as good; ``fits``: that solves the problem."""
+    stored = cache.get(key) if fits else None
+    if stored is not None and _same_problem(result, stored):
+        result = shorter(result, stored)
+        if (result.time, -result.bound) >= (stored.time, -stored.bound):
+            return
+    cache.put(key, result)
 
 
 def _again(found: Result, budget: Budget, instances: int, name: str, cache: Cache) -> Result:

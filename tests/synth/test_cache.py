@@ -5,12 +5,14 @@ import os
 from dataclasses import replace
 
 import pytest
-from synth_cases import TEN
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from synth_cases import MIB, TEN, random_topologies
 
 from commlib.errors import FormatError
-from commlib.topology import Link, ring
+from commlib.topology import Link, Topology, named, ring
 from synth import cache as cache_module
-from synth.cache import Cache, cache_folder, question_key, search_key, solve_cached, solver_versions
+from synth.cache import EARLIER, Cache, cache_folder, question_key, search_key, shorter, solve_cached, solver_versions
 from synth.engine import Budget, Ended
 from synth.errors import ScheduleError
 from synth.pipeline import question, solve
@@ -32,7 +34,7 @@ def test_a_stored_result_comes_back_whole(name, tmp_path):
     save_result(found, tmp_path / "result.json")
     again = load_result(tmp_path / "result.json")
     assert again.moves.text() == found.moves.text()
-    assert again.as_json() == found.as_json()
+    assert again.as_json() | {"proof_seconds": 0} == found.as_json() | {"proof_seconds": 0}
     assert again.algorithm == found.algorithm
     assert again.plans == dict(found.plans)
 
@@ -123,8 +125,99 @@ def test_a_start_that_no_longer_fits_is_dropped(tmp_path, monkeypatch):
 
     monkeypatch.setattr(cache_module, "solve", fussy)
     cached(GATHER, tmp_path)
-    assert cached(GATHER, tmp_path) == replace(found, notes=found.notes)
+    assert cached(GATHER, tmp_path) == found
     assert calls == [None, found.plans, None]
+
+
+def both_ways(ranks, forward, back):
+    """A ring with other links in the one direction than in the other; costs of 1 MiB in seconds."""
+    pairs = {(rank, (rank + 1) % ranks): forward for rank in range(ranks)}
+    return Topology("both ways", ranks, pairs | {(b, a): back for a, b in pairs})
+
+
+WIDER = question(both_ways(6, Link(2.0, 1.0 / MIB), Link(0.0, 1.0 / MIB, (), True)), "alltoall")
+"""Symmetric schedules end at 9 s, the best one at 8 s."""
+
+
+def test_a_schedule_without_the_symmetry_is_not_lost(tmp_path):
+    first = cached(WIDER, tmp_path, mode="exact")
+    assert (first.time, first.proven, EARLIER in first.notes) == (8.0, True, False)
+    for mode in ("greedy", "bandwidth", "auto"):
+        again = cached(WIDER, tmp_path, mode=mode)
+        assert (again.time, again.engine, again.proven, again.moves.text()) == (8.0, "exact", True, first.moves.text())
+        assert EARLIER in again.notes
+        assert again.algorithm.name == first.name
+
+
+NODE = question(named("ndv2"), "allgather")
+
+
+def test_a_search_with_a_work_limit_neither_sees_nor_spoils_a_better_result(tmp_path):
+    best = cached(NODE, tmp_path, mode="exact").time
+    alone = solve(NODE, "greedy", Budget(20.0, work=0.0))
+    limited = cached(NODE, tmp_path, Budget(20.0, work=0.0))
+    assert (limited.time, limited.moves.text(), limited.notes) == (alone.time, alone.moves.text(), alone.notes)
+    assert limited.time > best
+    again = cached(NODE, tmp_path, Budget(21.0))
+    assert (again.time, again.engine, again.notes) == (best, "exact", (EARLIER,))
+
+
+def test_a_better_result_is_kept_and_says_where_it_starts(tmp_path):
+    first = cached(NODE, tmp_path, Budget(20.0, work=0.0))
+    second = cached(NODE, tmp_path, mode="exact")
+    assert second.time < first.time
+    assert (second.engine, second.notes[-1]) == ("exact", "starts from an earlier result of greedy")
+    assert Cache(tmp_path).get(question_key(NODE)).time == second.time
+
+
+def test_the_higher_bounds_are_kept():
+    found = replace(solve(NODE, "greedy", Budget(20.0)), bound=6e-5, bound_kind="own", ended=Ended.TIME)
+    best = replace(solve(NODE, "exact", Budget(20.0)), bound=5e-5, topology_bound=5e-5, ended=Ended.HEURISTIC)
+    kept = shorter(found, best)
+    assert (kept.time, kept.engine, kept.bound, kept.bound_kind) == (best.time, "exact", 6e-5, "own")
+    assert (kept.topology_bound, kept.ended, kept.notes) == (found.topology_bound, Ended.TIME, (EARLIER,))
+    assert (shorter(best, found).bound, shorter(best, found).ended) == (6e-5, Ended.HEURISTIC)
+    assert shorter(replace(found, bound=best.time), best).proven
+    assert shorter(best, replace(found, bound=best.time)).proven
+
+
+def test_an_allreduce_through_trees_keeps_its_own_bound():
+    tree = replace(solve(question(RING, "allreduce", size=4.0), "greedy", Budget(20.0)), ended=Ended.TIME)
+    cut = replace(tree, chunk_bytes=tree.chunk_bytes / 4, time=tree.time * 2, bound=tree.time * 2, ended=Ended.PROOF)
+    assert (shorter(cut, tree).bound, shorter(cut, tree).proven) == (tree.bound, False)
+    assert (shorter(tree, cut).bound, shorter(tree, cut).engine) == (tree.bound, tree.engine)
+
+
+@pytest.mark.parametrize("change", [{"time": 1e-9}, {"bound": 1.0}, {"logical": ring(5, link=TEN)}])
+def test_what_contradicts_a_search_is_replaced(change, tmp_path, monkeypatch):
+    found = replace(solve(GATHER, "greedy", Budget(20.0)), ended=Ended.TIME)
+    monkeypatch.setattr(cache_module, "solve", lambda *_, **__: found)
+    monkeypatch.setattr(Cache, "get", lambda _, key: replace(found, **change) if key == question_key(GATHER) else None)
+    kept = []
+    monkeypatch.setattr(Cache, "put", lambda _, key, result: kept.append((key, result)))
+    assert cached(GATHER, tmp_path) == found
+    assert kept == [(question_key(GATHER), found)]
+
+
+@given(
+    topology=random_topologies(3, 5),
+    name=st.sampled_from(["allgather", "alltoall", "reducescatter", "allreduce"]),
+    modes=st.lists(st.sampled_from(["greedy", "exact", "taccl", "bandwidth"]), min_size=2, max_size=3),
+)
+@settings(max_examples=12, deadline=None)
+def test_calls_never_get_worse(topology, name, modes, tmp_path_factory):
+    asked, folder = question(topology, name), tmp_path_factory.mktemp("cache")
+    limited = solve(asked, "greedy", Budget(20.0, work=0.0))
+    last = None
+    for mode in modes:
+        found = cached(asked, folder, Budget(0.5), mode)
+        assert last is None or found.time <= last.time
+        comparable = last is not None and (found.collective, found.chunk_bytes) == (last.collective, last.chunk_bytes)
+        assert not comparable or (found.bound >= last.bound and found.proven >= last.proven)
+        assert found.bound <= found.time * (1 + 1e-9)
+        last = found
+        between = cached(asked, folder, Budget(20.0, work=0.0))
+        assert (between.time, between.engine) == (limited.time, limited.engine)
 
 
 def test_a_damaged_entry_is_ignored_with_a_note_and_written_anew(tmp_path):
