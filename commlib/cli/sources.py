@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,14 +51,16 @@ def load_algorithm(path: Path, conditions: str | None = None, root: int | None =
         message = f"{path}: a program, not a compiled algorithm; run commlib compile {path} -o FILE.xml first"
         raise FormatError(message, file=str(path))
     try:
-        return load(path, parse_conditions(conditions), root)
+        return load(path, parse_conditions(conditions, lambda: load(path).ranks), root)
     except FormatError as error:
         message = error.message.replace("pass root=RANK", "give it with --root RANK")  # the advice of the Python API
         raise type(error)(message, **error.fields) from error
 
 
-def parse_conditions(text: str | None) -> Collective | str | None:
+def parse_conditions(text: str | None, ranks: Callable[[], int] | None = None) -> Collective | str | None:
     """The value of --collective: a collective read from a .json file, or a name as it is.
+
+    ``ranks`` is asked where the file leaves the number of ranks open.
 
     Raises:
         FormatError: the file defines no collective.
@@ -70,7 +72,7 @@ def parse_conditions(text: str | None) -> Collective | str | None:
     if text is None:
         return None
     if is_file(text) and text not in COLLECTIVES:
-        return read_collective(text)
+        return read_collective(text, ranks=ranks)
     if text not in COLLECTIVES:
         known = ", ".join(COLLECTIVES)
         raise SpecError(f"no collective is called {text!r}; there are {known}, or a .json file with one's conditions")

@@ -9,6 +9,7 @@ from commlib.formats.collective_json import collective_from_json, collective_to_
 from commlib.formats.json_form import from_json, read_json, to_json, write_json
 from commlib.formats.limits import DEFAULT_LIMITS, ReaderLimits
 from commlib.formats.msccl_xml import XmlInfo, read_xml, read_xml_with_info, write_xml, xml_info
+from commlib.formats.short_forms import matrix_demand, multi_root
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -18,6 +19,8 @@ __all__ = [
     "collective_to_json",
     "from_json",
     "load",
+    "matrix_demand",
+    "multi_root",
     "read_collective",
     "read_json",
     "read_xml",

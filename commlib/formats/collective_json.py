@@ -10,12 +10,14 @@ in place; null or left out, in place has no meaning:
 
     {"name": "swap", "inputs": [1, 1], "outputs": [1, 1], "sources": [[0, 0, [[1, 0]]], [1, 0, [[0, 0]]]],
      "offsets": [[0, 0], [0, 0]]}
+
+``read_collective`` reads the short forms too (see ``short_forms``).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from commlib.collectives import Collective, Contribution, custom
@@ -23,6 +25,7 @@ from commlib.errors import SpecError
 from commlib.files.disk import read_text
 from commlib.files.json_fields import Fields, Json, parse_json
 from commlib.formats.limits import DEFAULT_LIMITS, ReaderLimits, check_sizes, refuse
+from commlib.formats.short_forms import from_short, is_short
 
 _STANDARD = {"name", "ranks"}
 _CUSTOM = {"name", "inputs", "outputs", "sources"}
@@ -66,14 +69,23 @@ def collective_from_json(
         fields.refuse(error)
 
 
-def read_collective(path: str | os.PathLike[str], limits: ReaderLimits = DEFAULT_LIMITS) -> Collective:
-    """The Collective in a JSON file.
+def read_collective(
+    path: str | os.PathLike[str], limits: ReaderLimits = DEFAULT_LIMITS, ranks: Callable[[], int] | None = None
+) -> Collective:
+    """The Collective in a JSON file: its form, a matrix of chunks, or the roots of a broadcast from several.
+
+    ``ranks`` is asked for the number of ranks where the roots' form leaves it out.
 
     Raises:
         FormatError, LimitError: as ``collective_from_json``; also when the file cannot be read.
     """
     name = os.fspath(path)
-    return collective_from_json(parse_json(read_text(name, limits.max_bytes), name), name, "the file", limits)
+    value = parse_json(read_text(name, limits.max_bytes), name)
+    if not is_short(value):
+        return collective_from_json(value, name, "the file", limits)
+    made = from_short(value, name, ranks)
+    check_sizes(made, (), 0, limits, name)
+    return made
 
 
 def _standard(fields: Fields, limits: ReaderLimits) -> Collective:

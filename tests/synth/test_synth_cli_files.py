@@ -5,8 +5,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from commlib.errors import SpecError
-from commlib.formats import xml_info
+from commlib.cli.app import build_app as commlib_app
+from commlib.errors import FormatError, SpecError
+from commlib.formats import read_collective, xml_info
 from commlib.topology import named
 from synth import question
 from synth.cli import delivering
@@ -74,3 +75,26 @@ def test_a_root_is_not_for_a_collective_that_has_its_own(own_folder):
     assert (result.exit_code, "has its root already" in said(result)) == (1, True)
     with pytest.raises(SpecError, match="has its root already"):
         question(named("ring:4"), multi_root(4, [0]), root=0)
+
+
+@pytest.mark.parametrize("content", ['{"roots": [0, 2]}', "[[0, 1, 1], [1, 0, 0], [0, 2, 0]]"])
+@pytest.mark.parametrize("chunks", [1, 3])
+def test_a_demand_of_ones_own_is_proved_from_its_xml(own_folder, content, chunks):
+    (own_folder / "own.json").write_text(content)
+    assert call("solve", "own.json", "-t", "ring:3", "--mode", "greedy", "-c", chunks, "-o", "own.xml").exit_code == 0
+    proved = CliRunner().invoke(commlib_app(), ["verify", "own.xml", "--collective", "own.json", "--placement", "out"])
+    assert (proved.exit_code, "out of place: proved" in proved.stdout) == (0, True)
+    assert call("show", "own.xml", "-t", "ring:3", "--collective", "own.json").exit_code == 0
+    (own_folder / "other.json").write_text("[[0, 2, 0], [1, 0, 0], [0, 2, 0]]")
+    wrong = CliRunner().invoke(commlib_app(), ["verify", "own.xml", "--collective", "other.json"])
+    assert wrong.exit_code == 1
+
+
+def test_roots_alone_say_no_number_of_ranks(own_folder):
+    (own_folder / "roots.json").write_text('{"roots": [0, 2]}')
+    with pytest.raises(FormatError, match='"ranks": 8') as error:
+        read_collective("roots.json")
+    assert (error.value.fields["file"], error.value.fields["key"]) == ("roots.json", "ranks")
+    (own_folder / "roots.json").write_text('{"roots": [0, 2], "ranks": 3}')
+    assert read_collective("roots.json") == multi_root(3, [0, 2])
+    assert "is for 3 ranks" in said(call("solve", "roots.json", "-t", "ring:4"))

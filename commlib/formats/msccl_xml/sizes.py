@@ -65,8 +65,21 @@ def _given(sizes: Sizes, collective: Collective, root: int | None) -> Collective
     if collective.custom is None and sizes.chunks not in _loops(collective):
         expected = " or ".join(map(str, sorted(set(_loops(collective)))))
         document.fail(document.line, f"nchunksperloop is {sizes.chunks}, but {collective} has {expected}")
+    collective = _cut(sizes, collective)
     _check_declared(sizes, collective)
     return collective
+
+
+def _cut(sizes: Sizes, collective: Collective) -> Collective:
+    """A user's own collective with its chunks cut into as many parts as the file's, if all its buffers say the same."""
+    if collective.custom is None:
+        return collective
+    gpus = sorted(sizes.gpus, key=lambda gpu: gpu.id)
+    declared = [count for gpu in gpus for count in (gpu.inputs, gpu.outputs)]
+    own = [count(gpu.id) for gpu in gpus for count in (collective.input_chunks, collective.output_chunks)]
+    factor = max(declared) // max(1, *own)
+    fits = factor > 1 and declared == [factor * count for count in own]
+    return collective.refine(factor) if fits else collective
 
 
 def _loops(collective: Collective) -> list[int]:
