@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from synth.errors import SolverError
+from synth.interrupts import interruptible
 
 Terms = Iterable[tuple[int, float]]
 """A linear expression: (variable, coefficient) pairs, each variable once."""
@@ -193,7 +194,8 @@ def _by_highs(pulp: Any, program: Any, variables: list[Any], limits: Limits, sta
     place = [variable.index for variable in variables]
     if start is not None:
         _start_highs(highspy, highs, place, start)
-    solver.callSolver(program)
+    highs.HandleUserInterrupt = True
+    interruptible(lambda: solver.callSolver(program), highs.cancelSolve)
     return _answer_of_highs(highspy, highs, place)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from synth.engine import Ended
 from synth.errors import SolverError
+from synth.interrupts import interruptible
 
 if TYPE_CHECKING:
     from ortools.sat.python import cp_model
@@ -169,13 +170,19 @@ class Model:
         """(the solver with its answer, its status)."""
         solver = self._solver(limits)
         try:
-            return solver, solver.solve(self._model, self._watched(solver, report))
+            return solver, self._run(solver, report)
         except IndexError:
             # OR-Tools 9.15 loses its way in the presolve of some models that are infeasible (a look-up in a hash map
             # fails after "duplicate: false after merging"). The search itself does not need the presolve.
             solver = self._solver(limits)
             solver.parameters.cp_model_presolve = False
-            return solver, solver.solve(self._model, self._watched(solver, report))
+            return solver, self._run(solver, report)
+
+    def _run(
+        self, solver: cp_model.CpSolver, report: Callable[[int | None, int], None] | None
+    ) -> cp_model.CpSolverStatus:
+        watch = self._watched(solver, report)
+        return interruptible(lambda: solver.solve(self._model, watch), solver.stop_search)
 
     def _solver(self, limits: Limits) -> cp_model.CpSolver:
         solver = self._cp.CpSolver()
@@ -185,6 +192,7 @@ class Model:
             settings.max_deterministic_time = max(0.0, limits.work)
         settings.random_seed = limits.seed
         settings.num_workers = 1
+        settings.catch_sigint_signal = False  # it would end the search and say nothing; see synth.interrupts
         settings.interleave_search = limits.interleave
         settings.interleave_batch_size = _BATCH
         if limits.interleave:

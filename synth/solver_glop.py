@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from synth.errors import SolverError
+from synth.interrupts import interruptible
 from synth.symmetry import Ints
 
 _DENOMINATORS = 720
@@ -81,7 +82,7 @@ def solve(program: Program, seconds: float) -> Least | None:
     for variable, cost in zip(variables, program.cost, strict=True):
         objective.SetCoefficient(variable, float(cost))
     objective.SetMinimization()
-    if solver.Solve() != module.Solver.OPTIMAL:
+    if interruptible(solver.Solve, solver.InterruptSolve) != module.Solver.OPTIMAL:
         return None
     duals = np.array([row.dual_value() for row in rows])
     return Least(float(objective.Value()), proved_bound(program, duals))

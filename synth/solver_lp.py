@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from commlib.bounds.flow import LinearProgram
+from synth.interrupts import interruptible
 from synth.solver import Limits, Model, Optimal, has_highs, solve
 
 Floats = npt.NDArray[np.float64]
@@ -49,7 +50,8 @@ def _by_highs(program: LinearProgram, seconds: float, threads: int) -> Floats | 
     for name, value in options.items():
         highs.setOptionValue(name, value)
     highs.passModel(_lp_of(highspy, program))
-    highs.run()
+    highs.HandleUserInterrupt = True
+    interruptible(highs.run, highs.cancelSolve)
     if highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
         return None
     return np.array(highs.getSolution().col_value, dtype=np.float64)

@@ -1,0 +1,96 @@
+"""Ctrl-C while a solver searches in native code: it ends the search, and the command."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from synth.interrupts import interruptible
+
+HEADER = """
+import os, signal, threading
+threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+"""
+CP = """
+from synth.solver_cp import Limits, Model
+model = Model()
+flags = [[model.flag() for _ in range(29)] for _ in range(30)]
+for row in flags:
+    model.implies_any(row[0].negated(), row[1:])
+for column in zip(*flags):
+    for i, first in enumerate(column):
+        for second in column[:i]:
+            model.at_least(1, first + second)
+model.solve(Limits(60))
+"""
+MIP = """
+from synth.solver import Limits, Model, solve
+import random
+chance, model = random.Random(0), Model()
+for _ in range(200):
+    model.variable(0, 1, True, -chance.randint(10, 60))
+for _ in range(60):
+    row = [chance.randint(5, 60) for _ in range(200)]
+    model.row(list(enumerate(row)), "<=", sum(row) // 3)
+solve(model, Limits(60))
+"""
+
+
+@pytest.mark.parametrize(("needs", "text"), [("ortools", CP), ("highspy", MIP)])
+def test_a_search_in_native_code_is_interrupted(needs, text):
+    if importlib.util.find_spec(needs) is None:
+        pytest.skip(f"needs {needs}")
+    began = time.monotonic()
+    ended = subprocess.run([sys.executable, "-c", HEADER + text], capture_output=True, timeout=50, check=False)
+    assert b"KeyboardInterrupt" in ended.stderr
+    assert ended.returncode in (130, -signal.SIGINT)
+    assert time.monotonic() - began < 30
+
+
+def test_the_command_ends_with_130_and_writes_nothing(tmp_path):
+    pytest.importorskip("ortools")
+    target = tmp_path / "out.xml"
+    words = ["solve", "allgather", "-t", "dgx2", "-k", "2", "--no-cache", "-m", "exact", "-o", str(target)]
+    command = [sys.executable, "-m", "synth.cli", *words]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE)
+    try:
+        time.sleep(5)
+        running.send_signal(signal.SIGINT)
+        _, errors = running.communicate(timeout=20)
+    finally:
+        running.kill()
+    assert (running.returncode, b"Traceback" in errors) == (130, False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_search_returns_or_raises_is_passed_on():
+    def fails():
+        raise ValueError("no")
+
+    assert interruptible(lambda: 5, lambda: None) == 5
+    with pytest.raises(ValueError, match="no"):
+        interruptible(fails, lambda: None)
+
+
+def test_an_interrupt_stops_the_search_before_it_goes_on():
+    stopped = threading.Event()
+    alarm = threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    alarm.start()
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(lambda: stopped.wait(20), stopped.set)
+    assert stopped.is_set()
+
+
+def test_off_the_main_thread_it_simply_runs():
+    ran: list[int] = []
+    search = threading.Thread(target=lambda: ran.append(interruptible(threading.get_ident, lambda: None)))
+    search.start()
+    search.join(10)
+    assert ran == [search.ident]
