@@ -22,6 +22,7 @@ from synth.result import Result
 FACTOR = 16.0
 """Between the sizes at which candidates are synthesized."""
 CHUNKS = (1, 2, 4, 8)
+"""Numbers of chunks per shard that are tried."""
 NEAR = 1.02
 """How much slower than the best an algorithm may be before the next takes over: fewer of them, for next to nothing."""
 

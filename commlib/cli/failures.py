@@ -31,8 +31,19 @@ def report(error: CommlibError, as_json: bool, program: str = "commlib") -> None
         return
     findings = _findings(error)
     message = error.message.split("\n", 1)[0] if findings else error.message  # the rest is the findings in words
-    fields = {name: value for name, value in error.fields.items() if isinstance(value, str | int | float)}
+    fields = {name: _plain(value) for name, value in error.fields.items() if _is_plain(value)}
     _print_json(findings, {"kind": type(error).__name__, "message": message, **fields})
+
+
+def _is_plain(value: object) -> bool:
+    """Whether JSON can say it: a scalar, or a list of such, as of ranks or of a link's ends."""
+    return isinstance(value, str | int | float) or (
+        isinstance(value, list | tuple) and all(isinstance(each, str | int | float) for each in value)
+    )
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, list | tuple) else value
 
 
 def report_usage(error: Any) -> None:

@@ -143,8 +143,9 @@ def size_range(text: str | None) -> tuple[int, int] | None:
     """
     if text is None:
         return None
-    low, _, high = text.partition("-")
-    begin, end = parse_size(low), parse_size(high or low)
+    low, dash, high = text.partition("-")
+    complete = bool(low.strip()) and bool(high.strip() or not dash)
+    begin, end = (parse_size(low), parse_size(high if dash else low)) if complete else (0, 0)
     if not 1 <= begin <= end:
-        raise typer.BadParameter(f"--size {text}: sizes are from 1 byte up, and a range goes upwards")
+        raise typer.BadParameter(f"--size {text}: sizes are from 1 byte up, and a range goes upwards, as 1K-1G")
     return begin, end

@@ -29,6 +29,8 @@ def machines_command(
     A matrix shows which rank (row) is linked to which (column), a letter for each kind of link; --json prints the
     topology in commlib's own form, which --topology reads.
     """
+    if name is None and (nodes != 1 or profile is not None):
+        raise typer.BadParameter("--nodes and --profile are for one machine: name it, as synth machines ndv2 -k 2")
     if name is None:
         _list(as_json)
         return

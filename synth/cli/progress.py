@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -13,11 +14,12 @@ _WIDTH = 24
 
 
 def duration(seconds: float) -> str:
-    """A time for a person, in the unit that suits it: "69.9 us", "1.25 ms"."""
-    for scale, unit in ((1e-6, "us"), (1e-3, "ms")):
-        if seconds < 1000 * scale:
-            return f"{seconds / scale:.6g} {unit}"
-    return f"{seconds:.6g} s"
+    """A time for a person, in the unit that suits it: "250 ns", "69.9 us", "1.25 ms"."""
+    digits = float(f"{seconds:.6g}")
+    for limit, parts, unit in ((1e-6, 1e9, "ns"), (1e-3, 1e6, "us"), (1.0, 1e3, "ms")):
+        if digits < limit:
+            return f"{digits * parts:.6g} {unit}"
+    return f"{digits:.6g} s"
 
 
 class Bar:
@@ -37,7 +39,9 @@ class Bar:
             used = min(1.0, max(0.0, 1 - progress.left / self._limit)) if self._limit else 1.0
             filled = int(_WIDTH * used)
             bar = "#" * filled + "-" * (_WIDTH - filled)
-            self._write(f"\r\x1b[K[{bar}] {describe(progress)}")
+            # A line as wide as the terminal would wrap, and then only its last row could be wiped.
+            columns = shutil.get_terminal_size().columns - 1
+            self._write("\r\x1b[K" + f"[{bar}] {describe(progress)}"[:columns])
 
     def __enter__(self) -> Bar:
         return self

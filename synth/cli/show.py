@@ -62,10 +62,11 @@ def show_command(
     if _is_result(file):
         shown = _of_result(file)
     else:
+        algorithm = load_algorithm(file, collective, root)
         if topology is None:
             raise typer.BadParameter(f"{file} is an algorithm: say with --topology where it is to run")
         where = topology_at(Where(topology, nodes, profile, cost, internode))
-        shown = _of_algorithm(load_algorithm(file, collective, root), where, size)
+        shown = _of_algorithm(algorithm, where, size)
     if svg is not None:
         write_atomic(svg, timeline_svg(shown.flights, shown.title))
     if as_json:

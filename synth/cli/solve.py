@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,9 +47,14 @@ _Chunks = Annotated[
 ]
 _TimeLimit = Annotated[float, typer.Option("--time-limit", min=0.1, help="Seconds of search; the best so far is kept.")]
 _WorkLimit = Annotated[
-    float | None, typer.Option("--work-limit", min=0, help="Solver's deterministic time: the same result every time.")
+    float | None,
+    typer.Option(
+        "--work-limit",
+        min=0,
+        help="The same result every time: a limit in CP-SAT's deterministic time. A unit takes several seconds.",
+    ),
 ]
-_Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the solver.")]
+_Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of HiGHS; CP-SAT runs on one.")]
 _Seed = Annotated[int, typer.Option("--seed", min=0, help="Of what is random in a search.")]
 _Instances = Annotated[
     int, typer.Option("--instances", "-i", min=1, help="Parallel parts of each chunk, each with channels of its own.")
@@ -71,10 +77,6 @@ class _How:
     bar: Bar
     instances: int
     cached: bool
-
-
-CHUNKS = (1, 2, 4, 8)
-"""Numbers of chunks per shard that are tried for a range of sizes."""
 
 
 def solve_command(
@@ -105,6 +107,7 @@ def solve_command(
     With a range of sizes (--size 1K-1G) the best algorithm for each part of it, each in a file of its own. The same
     question is answered from the cache where an earlier search ended by proof.
     """
+    from synth.auto import CHUNKS
     from synth.engine import Budget
     from synth.portfolio import MODES
 
@@ -125,13 +128,22 @@ def solve_command(
         deliver_range(ranges, output, save, as_json)
 
 
-def _check_files(*paths: Path | None) -> None:
+def _check_files(output: Path | None, save: Path | None) -> None:
     """Refuse files that could not be written in the end, before a search."""
-    for path in paths:
-        if path is not None and path.suffix.lower() not in FORMS:
-            raise FormatError(f"{path}: what is written ends in {', '.join(FORMS)}", file=str(path))
-        if path is not None and not path.parent.is_dir():
+    for path, forms in ((output, FORMS), (save, (".json",))):
+        if path is None:
+            continue
+        if path.suffix.lower() not in forms:
+            what = "what is written" if path is output else "what --save keeps"
+            raise FormatError(f"{path}: {what} ends in {', '.join(forms)}", file=str(path))
+        if path.is_dir():
+            raise FormatError(f"{path}: is a folder, not a file", file=str(path))
+        if not path.parent.is_dir():
             raise FormatError(f"{path}: there is no folder {path.parent}", file=str(path))
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise FormatError(f"{path}: cannot be written: no right to write in {path.parent}", file=str(path))
+    if output is not None and save is not None and output.resolve() == save.resolve():
+        raise FormatError(f"{output}: --output and --save are different files", file=str(output))
 
 
 def _search(asked: Question, how: _How) -> Result:

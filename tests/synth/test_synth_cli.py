@@ -184,7 +184,7 @@ def test_show_draws_results_and_algorithms(tmp_path):
         (("solve", "allgather", "-t", "ring:3", "--size", "much"), 2, "is not a size"),
         (("solve", "allgather"), 2, "Missing option"),
         (("show", "nowhere.json"), 1, "nowhere.json: cannot be read"),
-        (("show", "some.xml"), 2, "say with --topology where it is to run"),
+        (("show", "some.xml"), 1, "some.xml: cannot be read"),
         (("bounds", "ring:3", "nonsense"), 1, "no collective is called 'nonsense'"),
     ],
 )

@@ -1,18 +1,23 @@
 """The synth command's files and options: what is written when, what is refused before a search, what is read again."""
 
+import contextlib
+import io
 import json
+import sys
 
 import pytest
 from typer.testing import CliRunner
 
 from commlib.cli.app import build_app as commlib_app
+from commlib.cli.failures import report
 from commlib.errors import FormatError, SpecError
 from commlib.formats import read_collective, xml_info
 from commlib.topology import named
 from synth import question
-from synth.cli import delivering
+from synth.cli import delivering, progress
 from synth.cli.app import build_app
 from synth.demands import multi_root
+from synth.engine import Progress
 
 
 @pytest.fixture(autouse=True)
@@ -98,3 +103,79 @@ def test_roots_alone_say_no_number_of_ranks(own_folder):
     (own_folder / "roots.json").write_text('{"roots": [0, 2], "ranks": 3}')
     assert read_collective("roots.json") == multi_root(3, [0, 2])
     assert "is for 3 ranks" in said(call("solve", "roots.json", "-t", "ring:4"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("solve", "allgather", "-t", "ring:3", "--save", "kept.xml"), 1, "kept.xml: what --save keeps ends in .json"),
+        (("solve", "allgather", "-t", "ring:3", "-o", "a.json", "--save", "./a.json"), 1, "are different files"),
+        (("solve", "allgather", "-t", "ring:3", "-o", "folder.xml"), 1, "folder.xml: is a folder"),
+        (("solve", "allgather", "-t", "ring:3", "--size", "-5"), 2, "--size -5: sizes are from 1 byte up"),
+        (("solve", "allgather", "-t", "ring:3", "--size", "5-"), 2, "--size 5-: sizes are from 1 byte up"),
+        (("show", "folder.xml"), 1, "folder.xml: cannot be read: Is a directory"),
+        (("show", "matrix.json"), 1, "matrix.json:1: neither MSCCL XML"),
+        (("show", "roots.json"), 1, "roots.json: "),
+        (("machines", "-k", 3), 2, "name it"),
+    ],
+)
+def test_wrong_files_are_refused_before_a_search(own_folder, monkeypatch, arguments, status, message):
+    (own_folder / "folder.xml").mkdir()
+    (own_folder / "matrix.json").write_text("[[0, 1], [1, 0]]")
+    (own_folder / "roots.json").write_text('{"roots": [0]}')
+    monkeypatch.setattr("synth.pipeline.solve", None)
+    result = call(*arguments)
+    assert (result.exit_code, result.stdout) == (status, "")
+    assert message in said(result)
+
+
+def test_a_folder_without_the_right_to_write_is_refused_before_a_search(monkeypatch):
+    monkeypatch.setattr("synth.cli.solve.os.access", lambda *_: False)
+    result = call("solve", "allgather", "-t", "ring:3", "-o", "a.xml")
+    assert (result.exit_code, "a.xml: cannot be written: no right" in said(result)) == (1, True)
+
+
+def test_an_algorithm_is_shown_on_a_topology():
+    assert call("solve", "allgather", "-t", "ring:3", "--mode", "greedy", "-o", "a.xml").exit_code == 0
+    result = call("show", "a.xml")
+    assert (result.exit_code, "say with --topology" in said(result)) == (2, True)
+
+
+def test_errors_in_json_have_their_lists(own_folder):
+    kinds = {"a": {"alpha": 0.0, "beta": 1e-12}}
+    value = {"format": "commlib-topology", "version": 1, "name": "broken", "ranks": 3, "kinds": kinds}
+    (own_folder / "broken.json").write_text(json.dumps({**value, "links": [[0, 1, "a"], [1, 0, "a"], [2, 0, "a"]]}))
+    status, document = call_json("solve", "allgather", "-t", "broken.json")
+    lists = [value for value in document["error"].values() if isinstance(value, list)]
+    assert (status, document["ok"], bool(lists)) == (1, False, True)
+    assert report_fields(FormatError("x", link=(0, 1), statements=["a", "b"], odd={1})) == {
+        "kind": "FormatError",
+        "message": "x",
+        "link": [0, 1],
+        "statements": ["a", "b"],
+    }
+
+
+def report_fields(error):
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
+        report(error, as_json=True)
+    return json.loads(printed.getvalue())["error"]
+
+
+def test_the_bar_is_narrower_than_the_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    for columns in (20, 60, 200):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        progress.Bar(10.0)(Progress("reducescatter exact", 1234567, 1234561, 5.0, 1e-9))
+        drawn = capsys.readouterr().out.removeprefix("\r\x1b[K")
+        assert len(drawn) == min(columns - 1, len(drawn.rstrip()))
+        assert drawn.endswith("5 s left") == (columns == 200)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 ns"), (2.5e-9, "2.5 ns"), (999.9999e-9, "1 us"), (1e-6, "1 us"), (1e-3, "1 ms"), (1.0, "1 s")],
+)
+def test_times_are_in_the_unit_that_suits_them(seconds, text):
+    assert progress.duration(seconds) == text
