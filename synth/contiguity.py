@@ -64,7 +64,7 @@ def groups(problem: Problem, plan: Sequence[Transfer]) -> list[tuple[Transfer, .
             group = []
             found.append(group)
         group.append(transfer)
-        busy = problem.uses[problem.demand.items[transfer.item].size][transfer.link][0][1]
+        busy = problem.busy[problem.demand.items[transfer.item].size][transfer.link]
         last[transfer.link] = (transfer.start + busy, group)
     return [tuple(group) for group in found]
 

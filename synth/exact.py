@@ -166,11 +166,13 @@ def _minimise(search: _Search) -> None:
     if model is None:
         return
     model.hint(search.plan)
+    limit = search.end
     solved = _solve(search, model, "minimise", _QUOTIENT if _may_widen(search.problem) else None, True)
     search.stages.append(Stage("minimise", time.monotonic() - began))
     if solved.found:
         _take(search, model.plan(solved))
-    _raise_bound(search, search.end if solved.status in (Status.OPTIMAL, Status.INFEASIBLE) else solved.bound)
+    # The proof is the solver's: were a plan longer than the optimum that it was read from, it would not be proven.
+    _raise_bound(search, limit if solved.status is Status.INFEASIBLE else solved.bound)
 
 
 def _raise_bound(search: _Search, proven: int) -> None:
@@ -210,7 +212,9 @@ def _solve(search: _Search, model: Joint, stage: str, work: float | None, interl
 
     def hear(incumbent: int | None, bound: int) -> None:
         best = search.end if incumbent is None else min(incumbent, search.end)
-        budget.report(Progress(stage, best, max(bound, search.bound), budget.left))
+        # What is proved of symmetric schedules only is no bound.
+        proved = max(bound, search.bound) if search.problem.quotient_is_exact else search.bound
+        budget.report(Progress(stage, best, proved, budget.left))
 
     hear(None, search.bound)
     allowed = min(limits) if limits else None

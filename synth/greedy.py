@@ -32,6 +32,7 @@ class _State:
     missing: dict[int, int] = field(default_factory=dict)
     free: dict[int, int] = field(default_factory=dict)
     waiting: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    """By link slot; what takes the link for no time waits apart, under ``~slot``, which is always free."""
     events: list[int] = field(default_factory=list)
     pending: list[tuple[int, int, int]] = field(default_factory=list)
     plan: list[Transfer] = field(default_factory=list)
@@ -81,11 +82,10 @@ def _offer(state: _State, item: int, rank: int) -> None:
     """The item is there: every link that can take it on has one more to choose from."""
     problem = state.problem
     wanted = problem.demand.items[item].slots
-    uses = problem.uses[problem.demand.items[item].size]
     for link in problem.outgoing[rank]:
         target = problem.ends[link][1]
         if target in wanted and state.arrival[item][target] == NEVER and problem.may_use(item, link):
-            state.waiting.setdefault(uses[link][0][0], []).append((item, link))
+            state.waiting.setdefault(_queue(state, item, link)[0], []).append((item, link))
 
 
 def _start_what_can(state: _State, now: int) -> None:
@@ -119,6 +119,12 @@ def _choice(state: _State, slot: int, now: int) -> tuple[int, int] | None:
     return best
 
 
+def _queue(state: _State, item: int, link: int) -> tuple[int, int]:
+    """(the queue that the item joins for the link, how long it takes the link)."""
+    slot, busy = state.problem.link_slots[link], state.problem.busy[state.problem.demand.items[item].size][link]
+    return (slot if busy else ~slot), busy
+
+
 def _uses(state: _State, item: int, link: int) -> tuple[tuple[int, int], ...]:
     return state.problem.uses[state.problem.demand.items[item].size][link]
 
@@ -130,7 +136,7 @@ def _otherwise(state: _State, item: int, link: int, now: int) -> float:
         since = state.arrival[item][problem.ends[other][0]]
         if other == link or since == NEVER or not problem.may_use(item, other):
             continue
-        slot, busy = _uses(state, item, other)[0]
+        slot, busy = _queue(state, item, other)
         queue = state.patience * busy * len(state.waiting.get(slot, ()))
         start = max(now, since, *(state.free.get(used, 0) for used, _ in _uses(state, item, other)))
         best = min(best, start + queue + _latency(state, item, other))
@@ -139,6 +145,7 @@ def _otherwise(state: _State, item: int, link: int, now: int) -> float:
 
 def _send(state: _State, item: int, link: int, now: int) -> None:
     state.plan.append(Transfer(now, item, link))
+    heapq.heappush(state.events, now)  # the next of the queue, if this takes the link for no time
     for slot, ticks in _uses(state, item, link):
         state.free[slot] = now + ticks
         heapq.heappush(state.events, now + ticks)

@@ -150,7 +150,8 @@ def _next_link(packing: _Packing, tree: _Tree) -> int | None:
 
 def _distance(packing: _Packing, tree: _Tree, link: int) -> float:
     problem, size = packing.problem, packing.network.size
-    filled = max((packing.load[slot] + ticks) / max(1, packing.time) for slot, ticks in problem.uses[size][link])
+    loads = [packing.load[slot] + ticks for slot, ticks in problem.uses[size][link]]
+    filled = max(loads, default=0) / max(1, packing.time)
     near = tree.reached[problem.ends[link][0]] + problem.latencies[size][link]
     return near * float(1 + packing.spread * filled)
 

@@ -87,15 +87,28 @@ class Problem:
 
     @cached_property
     def uses(self) -> tuple[tuple[tuple[tuple[int, int], ...], ...], ...]:
-        """``uses[size][link]``: the (slot, ticks) that a transfer of that size class takes, the link itself first."""
+        """``uses[size][link]``: the (slot, ticks) that a transfer of that size class takes.
+
+        What takes a slot for no time waits for nobody there and lets nobody wait: such uses are left out.
+        """
         slot = self.orbits.slot_of[self.costs.use_resource].tolist()
         start = self.costs.use_start.tolist()
         tables = []
         for size in range(len(self.costs.sizes)):
             ticks = self.costs.use_ticks[:, size].tolist()
             pairs = list(zip(slot, ticks, strict=True))
-            tables.append(tuple(tuple(pairs[a:b]) for a, b in pairwise(start)))
+            tables.append(tuple(tuple(pair for pair in pairs[a:b] if pair[1]) for a, b in pairwise(start)))
         return tuple(tables)
+
+    @cached_property
+    def link_slots(self) -> tuple[int, ...]:
+        """The slot that each link itself is in."""
+        return tuple(self.orbits.slot_of[: self.costs.links].tolist())
+
+    @cached_property
+    def busy(self) -> tuple[tuple[int, ...], ...]:
+        """``busy[size][link]``: for how many ticks a transfer of that size class takes the link itself."""
+        return tuple(map(tuple, self.costs.busy.T.tolist()))
 
     @cached_property
     def latencies(self) -> tuple[tuple[int, ...], ...]:

@@ -93,11 +93,11 @@ def _fits(made: _Network, before: int, after: int, step: int) -> bool:
 
 def _add_flow(made: _Network, sent: dict[tuple[int, int], int], key: tuple[int, int, int], flow: int) -> None:
     """What is sent of an item over a link is no less than what any destination gets that way, and has room there."""
-    item, link, step = key
+    _, link, step = key
     program = made.program
     if (link, step) not in sent:
         sent[link, step] = program.variable()
-        slot = made.problem.uses[made.problem.demand.items[item].size][link][0][0]
+        slot = made.problem.link_slots[link]
         if (slot, step) not in made.capacity:
             made.capacity[slot, step] = program.row(0)
             program.entry(made.capacity[slot, step], made.rounds[step], made.lanes[link])

@@ -24,7 +24,10 @@ LISTED = 60_000
 
 @dataclass(frozen=True)
 class Prices:
-    """What each link costs, as plain integers: ``latency[size][link]``, ``uses[size][link]``."""
+    """What each link costs, as plain integers: ``latency[size][link]``, ``uses[size][link]``.
+
+    Uses of no ticks are left out: a move neither waits for such a resource nor keeps it.
+    """
 
     number: dict[tuple[int, int], int]
     latency: list[list[int]]
@@ -38,7 +41,7 @@ class Prices:
         latency, uses = [], []
         for size in range(len(costs.sizes)):
             pairs = list(zip(resource, costs.use_ticks[:, size].tolist(), strict=True))
-            uses.append([pairs[a:b] for a, b in pairwise(start)])
+            uses.append([[pair for pair in pairs[a:b] if pair[1]] for a, b in pairwise(start)])
             latency.append(costs.latency[:, size].tolist())
         return cls(number, latency, uses)
 

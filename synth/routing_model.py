@@ -183,14 +183,15 @@ def _add_own_first(made: RoutingModel) -> None:
     passed: dict[int, list[tuple[int, int]]] = {}
     ordered = {int(problem.orbits.slot_of[link]) for link in problem.rules.own_first}
     for item, link in made.sent:
-        slot = problem.uses[problem.demand.items[item].size][link][0][0]
+        slot = problem.link_slots[link]
         if slot in ordered:
             side = own if problem.ends[link][0] == problem.demand.items[item].origin else passed
             side.setdefault(slot, []).append((item, link))
     for slot, later in passed.items():
         for item, link in later:
             arrival = made.arrival.get((item, problem.ends[link][1]))
-            if arrival is not None and slot in own:
+            busy = problem.busy[problem.demand.items[item].size][link]  # what takes no time need not wait for the last
+            if arrival is not None and slot in own and busy:
                 _add_turn(made, item, link, arrival, own[slot])
 
 
@@ -198,7 +199,7 @@ def _add_turn(made: RoutingModel, item: int, link: int, arrival: int, own: list[
     problem, window = made.problem, made.windows[item]
     size = problem.demand.items[item].size
     latency = problem.latencies[size][link]
-    busy = [(made.sent[o, e], problem.uses[problem.demand.items[o].size][e][0][1] / made.unit) for o, e in own]
+    busy = [(made.sent[o, e], problem.busy[problem.demand.items[o].size][e] / made.unit) for o, e in own]
     big = sum(ticks for _, ticks in busy) + max(0.0, latency - window.head[problem.ends[link][1]]) / made.unit
     terms = [(arrival, 1.0), (made.sent[item, link], -big), *((variable, -ticks) for variable, ticks in busy)]
     made.model.row(terms, ">=", latency / made.unit - big)
@@ -207,8 +208,8 @@ def _add_turn(made: RoutingModel, item: int, link: int, arrival: int, own: list[
 def _slot_users(made: RoutingModel) -> dict[int, list[tuple[int, int]]]:
     """For each orbit of links, the (link, binary) pairs that use it."""
     users: dict[int, list[tuple[int, int]]] = {}
-    for (item, link), variable in made.sent.items():
-        slot = made.problem.uses[made.problem.demand.items[item].size][link][0][0]
+    for (_, link), variable in made.sent.items():
+        slot = made.problem.link_slots[link]
         users.setdefault(slot, []).append((link, variable))
     return users
 

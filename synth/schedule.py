@@ -154,9 +154,11 @@ def _check_exclusive(name: str, intervals: list[tuple[int, int, int, int]]) -> N
 def earliest(problem: Problem, plan: Iterable[Transfer]) -> list[Transfer]:
     """The same transfers in the same order on every link and resource, each as early as that allows.
 
+    Transfers that take a resource for no time have no place in its order; only ``own_first`` is kept for them too.
     Complexity: O(transfers log transfers). Never later than the plan was.
     """
     free: dict[int, int] = {}
+    begun: dict[int, int] = {}
     there: dict[tuple[int, int], int] = {}
     moved = []
     for transfer in in_order(problem, plan):
@@ -165,6 +167,12 @@ def earliest(problem: Problem, plan: Iterable[Transfer]) -> list[Transfer]:
         uses = problem.uses[item.size][transfer.link]
         start = 0 if source == item.origin else there[transfer.item, source]
         start = max([start, *(free.get(slot, 0) for slot, _ in uses)])
+        if transfer.link in problem.rules.own_first:
+            turn = problem.link_slots[transfer.link]
+            if source == item.origin:
+                begun[turn] = max(start, begun.get(turn, 0))
+            else:
+                start = max(start, begun.get(turn, 0))
         for slot, ticks in uses:
             free[slot] = start + ticks
         there[transfer.item, target] = start + problem.latencies[item.size][transfer.link]

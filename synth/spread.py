@@ -126,7 +126,8 @@ def _cheapest(
             target = problem.ends[link][1]
             if target in known or not problem.may_use(item, link):
                 continue
-            waiting = max(weight * load.get(slot, 0) + own.get(slot, 0) for slot, _ in uses[link])
+            waits = (weight * load.get(slot, 0) + own.get(slot, 0) for slot, _ in uses[link])
+            waiting = max(waits, default=0.0)
             there = reached + latency[link] + waiting
             if there < cost.get(target, float(NEVER)):
                 cost[target], via[target] = there, link

@@ -62,8 +62,8 @@ def _model(problem: Problem, lanes: dict[int, int], steps: int, rounds: int) -> 
             return None
     load: dict[tuple[int, int], list[Var]] = {}
     room: dict[int, int] = {}
-    for (item, link, step), flag in made.sends.items():
-        slot = problem.uses[problem.demand.items[item].size][link][0][0]
+    for (_, link, step), flag in made.sends.items():
+        slot = problem.link_slots[link]
         load.setdefault((slot, step), []).append(flag)
         room[slot] = lanes[link]
     for (slot, step), flags in load.items():
@@ -105,7 +105,7 @@ def _read(made: _Made, solved: Solved, lanes: dict[int, int]) -> Stepped:
     found = []
     for step, item, link in taken:
         latency = problem.latencies[problem.demand.items[item].size][link]
-        slot = problem.uses[problem.demand.items[item].size][link][0][0]
+        slot = problem.link_slots[link]
         place = placed.get((slot, step), 0)
         placed[slot, step] = place + 1
         start = sum(rounds[:step]) * latency * lanes[link] + place * latency

@@ -28,16 +28,19 @@ def problem(topology: Topology, collective: Collective, *, symmetric: bool = Tru
 
 
 def random_topology(seed: int, ranks: int) -> Topology:
-    """A strongly connected digraph with links of different cost, pipelined ones, and shared ports."""
+    """A strongly connected digraph with links of different cost, pipelined ones, and shared ports.
+
+    Some take no time for their bytes, so that some transfers hold a pipelined link, or the bus, for no time at all.
+    """
     chance = random.Random(seed)
-    ports = {f"port {r}": Resource() for r in range(ranks)} | {"bus": Resource(2e-6 / MIB)}
+    ports = {f"port {r}": Resource() for r in range(ranks)} | {"bus": Resource(chance.choice([0, 2, 2]) * 1e-6 / MIB)}
     order = chance.sample(range(ranks), ranks)
     pairs = {(order[k], order[(k + 1) % ranks]) for k in range(ranks) if ranks > 1}
     pairs |= {(a, b) for a in range(ranks) for b in range(ranks) if a != b and chance.random() < 0.4}
 
     def link(source: int) -> Link:
         shared = [name for name in (f"port {source}", "bus") if chance.random() < 0.3]
-        alpha, beta = chance.choice([0, 1, 3]) * 1e-6, chance.randint(1, 9) * 1e-6 / MIB
+        alpha, beta = chance.choice([0, 1, 3]) * 1e-6, chance.randint(0, 9) * 1e-6 / MIB
         return Link(alpha, beta, tuple(shared), chance.random() < 0.3)
 
     return Topology(f"random {seed}", ranks, {pair: link(pair[0]) for pair in sorted(pairs)}, ports)

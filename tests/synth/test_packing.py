@@ -43,10 +43,10 @@ def brute_cut(posed):
     worst = Fraction(0)
     for size in range(1, ranks):
         for inside in itertools.combinations(range(ranks), size):
-            crossing = [
-                Fraction(1, t) for (a, b), t in zip(posed.ends, busy, strict=True) if a in inside and b not in inside
-            ]
-            worst = max(worst, int(supply[list(inside)].sum()) / sum(crossing))
+            ticks = [t for (a, b), t in zip(posed.ends, busy, strict=True) if a in inside and b not in inside]
+            if all(ticks):  # else a link out takes any number at once
+                rate = sum(Fraction(1, t) for t in ticks)
+                worst = max(worst, int(supply[list(inside)].sum()) / rate)
     return worst
 
 
