@@ -79,7 +79,8 @@ class Machine:
     def _require_fit(self, profile: Profile) -> None:
         if profile.links is not None:
             raise TopologyError(
-                f"profile {profile.name}: has links of its own, so it is a topology, not a profile of {self.name}"
+                f"profile {profile.name}: has links of its own, so it is a topology, not a profile of {self.name}",
+                key="links",
             )
         if profile.gpus != self.ranks:
             raise TopologyError(

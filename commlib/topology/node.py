@@ -94,7 +94,8 @@ class Node:
         if self.fabric is None:
             raise TopologyError(
                 f"{self.topology.name}: nothing is known of its NICs, so {nodes} nodes cannot be joined; "
-                "describe all nodes and their links in one file"
+                "describe all nodes and their links in one file",
+                nodes=nodes,
             )
         return _joined(self.topology, self.fabric, nodes, internode)
 

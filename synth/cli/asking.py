@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, cast
 import typer
 
 from commlib.cli.sizes import parse_size
+from commlib.errors import TopologyError
 
 if TYPE_CHECKING:
     from commlib.topology import Topology
@@ -64,7 +65,8 @@ def topology_at(where: Where) -> Topology:
     """The topology that the options name.
 
     Raises:
-        TopologyError: no such name. FormatError: a file that cannot be read.
+        TopologyError: no such name, or what is there does not fit; with its file and key.
+        FormatError: a file that cannot be read.
         typer.BadParameter: no such cost or way to join nodes.
     """
     from commlib.topology import read_profile, topology_of
@@ -77,7 +79,25 @@ def topology_at(where: Where) -> Topology:
             raise typer.BadParameter(f"{option} is {' or '.join(known)}, not {value!r}")
     profile = None if where.profile is None else read_profile(where.profile)
     cost, internode = cast("Cost", where.cost), cast("Internode", where.internode)
-    return topology_of(where.topology, where.nodes, profile, cost, internode)
+    try:
+        return topology_of(where.topology, where.nodes, profile, cost, internode)
+    except TopologyError as error:
+        raise _naming_file(error, where) from error
+
+
+def _naming_file(error: TopologyError, where: Where) -> TopologyError:
+    """The error with the file that it is about, if it is about one: a profile that does not fit, or has no NICs."""
+    from commlib.topology.load import is_file
+
+    fields = dict(error.fields)
+    if where.profile is not None and fields.keys() & {"key", "nodes"}:
+        file, fields = str(where.profile), {"key": "nics_per_node", **fields}
+    elif is_file(where.topology):
+        file = where.topology
+    else:
+        return error
+    named = error.message if error.message.startswith(file) else f"{file}: {error.message}"
+    return TopologyError(named, **{"file": file, **fields})
 
 
 class Wanted(NamedTuple):

@@ -12,7 +12,7 @@ from commlib.cli.app import build_app as commlib_app
 from commlib.cli.failures import report
 from commlib.errors import FormatError, SpecError
 from commlib.formats import read_collective, xml_info
-from commlib.topology import named
+from commlib.topology import named, ring, write_topology
 from synth import question
 from synth.cli import delivering, progress
 from synth.cli.app import build_app
@@ -179,3 +179,33 @@ def test_the_bar_is_narrower_than_the_terminal(monkeypatch, capsys):
 )
 def test_times_are_in_the_unit_that_suits_them(seconds, text):
     assert progress.duration(seconds) == text
+
+
+PROFILE = {
+    "name": "NDv2_1MB",
+    "gpus_per_node": 8,
+    "alpha": 0.7,
+    "node_betas_list": [46, 23],
+    "node_invbws_list": [47, 23],
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key", "message"),
+    [
+        (("-t", "dgx2"), "gpus_per_node", "p.json: profile NDv2_1MB: gpus_per_node is 8, but dgx2 has 16 GPUs"),
+        (("-t", "ndv2", "-k", 2), "nics_per_node", "p.json: ndv2: nothing is known of its NICs"),
+    ],
+)
+def test_a_profile_that_does_not_fit_is_named(own_folder, arguments, key, message):
+    (own_folder / "p.json").write_text(json.dumps(PROFILE))
+    status, document = call_json("solve", "allgather", *arguments, "--profile", "p.json")
+    assert (status, document["error"]["file"], document["error"]["key"]) == (1, "p.json", key)
+    assert message in document["error"]["message"]
+
+
+def test_a_file_without_nics_is_named(own_folder):
+    write_topology(ring(3), own_folder / "r.json")
+    status, document = call_json("solve", "allgather", "-t", "r.json", "-k", 2)
+    assert (status, document["error"]["file"]) == (1, "r.json")
+    assert document["error"]["message"].startswith("r.json: ring: nothing is known of its NICs")
