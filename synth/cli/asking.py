@@ -155,14 +155,16 @@ def read_matrix(path: Path, ranks: int) -> list[list[float]]:
     return [[float(size) for size in row] for row in rows]
 
 
-def size_range(text: str | None) -> tuple[int, int] | None:
+def size_range(text: str | None, matrix: Path | None = None) -> tuple[int, int] | None:
     """The range that --size means: "1M" is a range of one size, "1K-1G" one of many; None: not given.
 
     Raises:
-        typer.BadParameter: neither, or an empty range.
+        typer.BadParameter: neither, or an empty range; or there is a matrix, which has all sizes itself.
     """
     if text is None:
         return None
+    if matrix is not None:
+        raise typer.BadParameter(f"--size {text}: {matrix} (--sizes) has the bytes of all pairs; leave --size out")
     low, dash, high = text.partition("-")
     complete = bool(low.strip()) and bool(high.strip() or not dash)
     begin, end = (parse_size(low), parse_size(high if dash else low)) if complete else (0, 0)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commlib.cli.console import out, out_json
+from commlib.cli.console import counted, out, out_json
 from commlib.cli.options import JsonFlag
+from synth.cli.amounts import amount, amount_json, pairs_asked
 from synth.cli.asking import (
     CostChoice,
     InternodeChoice,
@@ -55,7 +56,7 @@ def bounds_command(
     With a sketch, for what it leaves of the topology and for the whole topology.
     """
     found = topology_at(Where(topology, nodes, profile, cost, internode))
-    limits = size_range(size)
+    limits = size_range(size, matrix)
     if limits is not None and limits[0] != limits[1]:
         raise typer.BadParameter("--size is one size here, not a range")
     asked = ask(found, Wanted(collective, chunks, root, sketch, matrix), None if limits is None else limits[0])
@@ -63,8 +64,8 @@ def bounds_command(
     if as_json:
         _print_json(asked, bounds, whole)
         return
-    size_of_chunk = f"{asked.chunk_bytes:g} bytes a chunk"
-    out(f"{asked.collective} on {found.name}, {size_of_chunk}")
+    moved = amount(asked.collective, asked.chunk_bytes, pairs_asked(asked))
+    out(f"{asked.collective.name} on {found.name}: {counted(asked.collective.ranks, 'rank')}, {moved}")
     _print(bounds, found.unit)
     if whole is not bounds:
         out("the whole topology, without the sketch")
@@ -94,7 +95,7 @@ def _print_json(asked: Question, bounds: Sequence[Bound], whole: Sequence[Bound]
             "collective": asked.collective.name,
             "ranks": asked.collective.ranks,
             "chunks": asked.collective.chunks,
-            "chunk_bytes": asked.chunk_bytes,
+            **amount_json(asked.chunk_bytes, pairs_asked(asked)),
             "bound": bounds[0].seconds,
             "bound_kind": bounds[0].kind,
             "bound_profile": bounds[0].seconds / unit.seconds,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from commlib.cli.console import counted, out, out_json, table, verdict
 from commlib.cli.sizes import format_size
+from synth.cli.amounts import amount, amount_json, pairs_moved
 from synth.cli.progress import duration
 
 if TYPE_CHECKING:
@@ -85,14 +86,15 @@ def _write(result: Result, output: Path | None, save: Path | None, sizes: tuple[
 
 
 def _json(result: Result, output: Path | None) -> dict[str, object]:
-    return {**result.as_json(), "xml": None if output is None else str(output)}
+    moved = amount_json(result.chunk_bytes, pairs_moved(result.collective, result.moves))
+    return {**result.as_json(), **moved, "xml": None if output is None else str(output)}
 
 
 def lines(result: Result) -> Iterator[str]:
     """A result for a person."""
     collective, unit = result.collective, result.topology.unit
-    chunk = f"{counted(collective.chunks, 'chunk')} of {_bytes(result.chunk_bytes)} per shard"
-    yield f"{collective.name} on {result.topology.name}: {counted(collective.ranks, 'rank')}, {chunk}"
+    moved = amount(collective, result.chunk_bytes, pairs_moved(collective, result.moves))
+    yield f"{collective.name} on {result.topology.name}: {counted(collective.ranks, 'rank')}, {moved}"
     yield f"  engine      {result.engine}, ended by {result.ended.value}"
     yield f"  time        {duration(result.time)}  ({result.time_profile:.6g} {unit.name} in the profile's unit)"
     yield f"  bound       {duration(result.bound)}  ({result.bound_kind})"
@@ -109,7 +111,3 @@ def lines(result: Result) -> Iterator[str]:
     yield f"  search      {result.seconds:.2f} s{f' ({stages})' if stages else ''}"
     for note in result.notes:
         yield f"  note        {note}"
-
-
-def _bytes(size: float) -> str:
-    return format_size(int(size)) if size == int(size) else f"{size:.6g}"

@@ -114,7 +114,7 @@ def solve_command(
     if mode not in MODES:
         raise typer.BadParameter(f"--mode is {', '.join(MODES)}, not {mode!r}")
     _check_files(output, save)
-    limits = size_range(size)
+    limits = size_range(size, matrix)
     found = topology_at(Where(topology, nodes, profile, cost, internode))
     bar = Bar(time_limit, as_json)
     how = _How(mode, Budget(time_limit, work_limit, threads, seed, bar), bar, instances, not no_cache)

@@ -104,6 +104,51 @@ def test_alltoallv_takes_a_matrix_of_sizes(tmp_path):
         assert call("solve", "alltoallv", "-t", "ring:3", "--sizes", path).exit_code == 1
 
 
+MATRIX = [[9, 1024, 5], [2048, 0, 7], [1, 1, 1]]
+"""What stays on a rank, in the diagonal, is not moved."""
+
+
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_a_matrix_is_told_by_its_total_and_its_largest_size(chunks, tmp_path):
+    (tmp_path / "sizes.json").write_text(json.dumps(MATRIX))
+    where = ("--sizes", tmp_path / "sizes.json", "--chunks", chunks)
+    solved = ("solve", "alltoallv", "-t", "ring:3", *where, "--mode", "greedy")
+    bounded = ("bounds", "ring:3", "alltoallv", *where)
+    for line in (solved, bounded):
+        assert "on ring: 3 ranks, 3086 B in all, at most 2K from one rank to another\n" in call(*line).stdout
+        document = call_json(*line)[1]
+        assert (document["total_bytes"], document["largest_bytes"], document["chunk_bytes"]) == (3086, 2048, None)
+        for size in ("1K", "1K-1M"):
+            refused = call(*line, "--size", size)
+            assert (refused.exit_code, refused.stdout) == (2, "")
+            assert "leave --size out" in " ".join(refused.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "moved"),
+    [
+        (("allgather", "--size", "1K"), "1 chunk of 256 B per shard"),
+        (("allgather", "--size", "1M", "--chunks", 2), "2 chunks of 128K per shard"),
+        (("alltoall", "--size", "6", "--chunks", 4), "4 chunks of 0.375 B per shard"),
+        (("allreduce", "--size", "1K", "--mode", "taccl"), "4 chunks of 256 B per buffer"),
+        (("alltoallv", "--size", "1K"), "3K in all, at most 256 B from one rank to another"),
+    ],
+)
+def test_sizes_have_units(arguments, moved):
+    assert f"on ring: 4 ranks, {moved}\n" in call("solve", *arguments, "-t", "ring:4", "--time-limit", 5).stdout
+
+
+def test_a_plan_that_an_earlier_search_found_is_said_to_be_its():
+    line = ("solve", "allgather", "-t", "ndv2")
+    call(*line, "--mode", "exact")
+    status, document = call_json(*line, "--mode", "greedy")
+    assert (status, document["engine"], document["proven"]) == (0, "exact", True)
+    assert document["notes"] == ["from an earlier search"]
+    printed = call(*line, "--mode", "greedy", "--seed", 1).stdout
+    assert "engine      exact, ended by proof\n" in printed
+    assert "note        from an earlier search\n" in printed
+
+
 def test_the_second_answer_comes_from_the_cache(own_cache):
     line = ("solve", "allgather", "-t", "ring:4", "--instances", "2")
     assert "from the cache" not in call(*line, "--no-cache").stdout
