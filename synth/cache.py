@@ -10,6 +10,7 @@ return what they find, so that they do not depend on what happened before.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from contextlib import suppress
@@ -76,10 +77,11 @@ def question_key(asked: Question) -> str:
 
 def search_key(asked: Question, mode: str, budget: Budget) -> str:
     """A hash of what is asked, of how it is searched, and of with what."""
+    clock = float(budget.seconds) if math.isfinite(budget.seconds) else None
     value = {
         "question": question_key(asked),
         "mode": mode,
-        "limits": [float(budget.seconds), budget.work, budget.threads, budget.seed],
+        "limits": [clock, budget.work, budget.threads, budget.seed],
         "versions": {"commlib": _version("commlib"), **solver_versions()},
     }
     return digest(canonical(value))

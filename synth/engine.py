@@ -29,7 +29,7 @@ class Progress(NamedTuple):
 class Budget:
     """How long an engine may search.
 
-    ``seconds`` is wall-clock time from the making of the budget on. ``work`` is the solver's deterministic time (None:
+    ``seconds`` is wall-clock time from the making of the budget on (infinite: no clock). ``work`` is the solver's deterministic time (None:
     unlimited); a search that ends by proof or by work gives the same result every time. ``report`` hears of progress.
     """
 

@@ -231,7 +231,7 @@ def _answer_of_highs(highspy: Any, highs: Any, place: list[int]) -> Solution:
 def _cbc(limits: Limits, log: str | None = None, start: bool = False) -> Any:
     solver = _pulp().PULP_CBC_CMD(
         msg=False,
-        timeLimit=limits.seconds,
+        timeLimit=None if math.isinf(limits.seconds) else limits.seconds,
         threads=limits.threads if limits.threads > 1 else None,
         gapRel=limits.gap,
         maxNodes=limits.nodes,

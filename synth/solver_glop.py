@@ -8,6 +8,7 @@ to fractions with a small common denominator and that inequality is checked exac
 from __future__ import annotations
 
 import importlib
+import math
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -69,7 +70,8 @@ def solve(program: Program, seconds: float) -> Least | None:
     except ImportError as error:
         raise SolverError("the frontier needs OR-Tools: install 'ortools>=9.11'", solver="ortools") from error
     solver = module.Solver.CreateSolver("GLOP")
-    solver.set_time_limit(max(1, int(seconds * 1000)))
+    if math.isfinite(seconds):
+        solver.set_time_limit(max(1, int(seconds * 1000)))
     infinity = solver.infinity()
     variables = [solver.NumVar(0, infinity, "") for _ in program.cost]
     rows = [solver.Constraint(float(right), infinity) for right in program.right]

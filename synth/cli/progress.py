@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from typing import TYPE_CHECKING
@@ -36,12 +37,17 @@ class Bar:
     def __call__(self, progress: Progress) -> None:
         """Draw where a search stands: stage, incumbent, bound, gap, time left."""
         if self._shown:
-            used = min(1.0, max(0.0, 1 - progress.left / self._limit)) if self._limit else 1.0
-            filled = int(_WIDTH * used)
+            filled = int(_WIDTH * self._used(progress.left))
             bar = "#" * filled + "-" * (_WIDTH - filled)
             # A line as wide as the terminal would wrap, and then only its last row could be wiped.
             columns = shutil.get_terminal_size().columns - 1
             self._write("\r\x1b[K" + f"[{bar}] {describe(progress)}"[:columns])
+
+    def _used(self, left: float) -> float:
+        """The part of the time that is over; none where there is no limit."""
+        if math.isinf(self._limit):
+            return 0.0
+        return min(1.0, max(0.0, 1 - left / self._limit)) if self._limit else 1.0
 
     def __enter__(self) -> Bar:
         return self
@@ -64,6 +70,5 @@ def describe(progress: Progress) -> str:
     best = progress.incumbent
     found = "nothing yet" if best is None else duration(best * progress.tick)
     gap = f", gap {best / progress.bound - 1:.1%}" if best and progress.bound else ""
-    return (
-        f"{progress.stage}: {found}, bound {duration(progress.bound * progress.tick)}{gap}, {progress.left:.0f} s left"
-    )
+    left = "" if math.isinf(progress.left) else f", {progress.left:.0f} s left"
+    return f"{progress.stage}: {found}, bound {duration(progress.bound * progress.tick)}{gap}{left}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -45,7 +46,15 @@ _Mode = Annotated[str, typer.Option("--mode", "-m", metavar="MODE", help="auto, 
 _Chunks = Annotated[
     int | None, typer.Option("--chunks", "-c", min=1, help="Chunks that each shard is cut into (with a range: tried).")
 ]
-_TimeLimit = Annotated[float, typer.Option("--time-limit", min=0.1, help="Seconds of search; the best so far is kept.")]
+_SECONDS = 60.0
+_TimeLimit = Annotated[
+    float | None,
+    typer.Option(
+        "--time-limit",
+        min=0.1,
+        help=f"Seconds of search; the best so far is kept. {_SECONDS:.0f} by default, none with --work-limit.",
+    ),
+]
 _WorkLimit = Annotated[
     float | None,
     typer.Option(
@@ -92,7 +101,7 @@ def solve_command(
     chunks: _Chunks = None,
     root: Root = None,
     matrix: MatrixFile = None,
-    time_limit: _TimeLimit = 60.0,
+    time_limit: _TimeLimit = None,
     work_limit: _WorkLimit = None,
     threads: _Threads = 1,
     seed: _Seed = 0,
@@ -116,8 +125,9 @@ def solve_command(
     _check_files(output, save)
     limits = size_range(size, matrix)
     found = topology_at(Where(topology, nodes, profile, cost, internode))
-    bar = Bar(time_limit, as_json)
-    how = _How(mode, Budget(time_limit, work_limit, threads, seed, bar), bar, instances, not no_cache)
+    seconds = _seconds(time_limit, work_limit)
+    bar = Bar(seconds, as_json)
+    how = _How(mode, Budget(seconds, work_limit, threads, seed, bar), bar, instances, not no_cache)
     wanted = Wanted(collective, chunks or 1, root, sketch, matrix)
     if limits is None or limits[0] == limits[1]:
         asked = ask(found, wanted, None if limits is None else limits[0])
@@ -126,6 +136,13 @@ def solve_command(
         tried = CHUNKS if chunks is None else (chunks,)
         ranges = _search_range(lambda at, each: ask(found, wanted._replace(chunks=each), at), limits, tried, how)
         deliver_range(ranges, output, save, as_json)
+
+
+def _seconds(time_limit: float | None, work_limit: float | None) -> float:
+    """The clock of a search. A work limit promises the same result every time: no clock that nobody set may end it."""
+    if time_limit is not None:
+        return time_limit
+    return _SECONDS if work_limit is None else math.inf
 
 
 def _check_files(output: Path | None, save: Path | None) -> None:

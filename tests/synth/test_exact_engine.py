@@ -212,9 +212,11 @@ def test_schedules_without_a_symmetry_that_was_only_found_may_be_shorter():
     problem = posed(ring(6, Link(0, 10)), alltoall(6))
     assert problem.symmetry.order == 6
     assert not problem.quotient_is_exact
-    outcome = solve_exact(problem, Budget(seconds=60), ticks(problem, 50))
+    heard: list[Progress] = []
+    outcome = solve_exact(problem, Budget(seconds=60, report=heard.append), ticks(problem, 50))
     check(expand(problem, outcome.plan))
     assert makespan(problem, outcome.plan) == ticks(problem, 60)
+    assert {progress.bound for progress in heard} == {ticks(problem, 50)}  # what holds for symmetric ones is no bound
     assert outcome.bound == ticks(problem, 50)
     assert outcome.wider is not None
     check(outcome.wider)
