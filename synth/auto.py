@@ -44,8 +44,18 @@ Ask = Callable[[float, int], Question]
 """The question for a size in bytes and a number of chunks."""
 
 
+Search = Callable[[Question, str, Budget], Result]
+"""What answers a question: ``solve``, or that with a cache."""
+
+
 def solve_range(
-    ask: Ask, low: float, high: float, mode: str = "auto", budget: Budget | None = None, chunks: Sequence[int] = CHUNKS
+    ask: Ask,
+    low: float,
+    high: float,
+    mode: str = "auto",
+    budget: Budget | None = None,
+    chunks: Sequence[int] = CHUNKS,
+    search: Search = solve,
 ) -> tuple[SizeRange, ...]:
     """The fastest algorithms from ``low`` to ``high`` bytes, in order of size.
 
@@ -63,7 +73,7 @@ def solve_range(
     found: list[Result] = []
     for left, (size, each) in zip(range(len(wanted), 0, -1), wanted, strict=True):
         share = replace(budget, seconds=budget.left / left, began=time.monotonic())
-        found.append(solve(ask(size, each), mode, share))
+        found.append(search(ask(size, each), mode, share))
     return _ranges(found, low, high)
 
 

@@ -135,10 +135,22 @@ class Cache:
 
 
 def solve_cached(
-    asked: Question, mode: str, budget: Budget, cache: Cache, *, instances: int = 1, name: str | None = None
+    asked: Question,
+    mode: str,
+    budget: Budget,
+    cache: Cache,
+    *,
+    instances: int = 1,
+    name: str | None = None,
+    limit: float | None = None,
 ) -> Result:
-    """``solve`` with a cache; notes of the cache become notes of the result. Raises as ``solve`` does."""
-    key, start_key = search_key(asked, mode, budget), question_key(asked)
+    """``solve`` with a cache; notes of the cache become notes of the result. Raises as ``solve`` does.
+
+    ``limit`` are the seconds that the key has instead of the budget's, where these are a share that depends on the
+    clock: what ended by proof or by work does not depend on them.
+    """
+    key = search_key(asked, mode, budget if limit is None else replace(budget, seconds=limit))
+    start_key = question_key(asked)
     found = cache.get(key)
     if found is not None and found.ended in REPEATABLE and found.topology == asked.topology:
         return _again(found, budget, instances, name or found.name, cache)

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -175,7 +176,10 @@ def _search(asked: Question, how: _How) -> Result:
 
 def _search_range(ask_at: Ask, limits: tuple[int, int], chunks: Sequence[int], how: _How) -> tuple[SizeRange, ...]:
     from synth.auto import solve_range
+    from synth.cache import Cache, solve_cached
+    from synth.pipeline import solve
 
+    remembering = partial(solve_cached, cache=Cache(), limit=how.budget.seconds)
     with how.bar:
-        found = solve_range(ask_at, *limits, how.mode, how.budget, chunks)
+        found = solve_range(ask_at, *limits, how.mode, how.budget, chunks, search=remembering if how.cached else solve)
     return tuple(replace(each, result=replace(each.result, instances=how.instances)) for each in found)

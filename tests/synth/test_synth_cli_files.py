@@ -8,6 +8,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+import synth
 from commlib.cli.app import build_app as commlib_app
 from commlib.cli.failures import report
 from commlib.errors import FormatError, SpecError
@@ -209,3 +210,20 @@ def test_a_file_without_nics_is_named(own_folder):
     status, document = call_json("solve", "allgather", "-t", "r.json", "-k", 2)
     assert (status, document["error"]["file"]) == (1, "r.json")
     assert document["error"]["message"].startswith("r.json: ring: nothing is known of its NICs")
+
+
+def test_a_range_is_answered_from_the_cache(own_folder):
+    line = ("solve", "allgather", "-t", "ring:4", "--size", "1K-64K", "--chunks", 1, "--mode", "greedy")
+    assert call(*line, "--no-cache").exit_code == 0
+    assert not (own_folder / "cache").exists()
+    first, second = call_json(*line)[1]["ranges"], call_json(*line)[1]["ranges"]
+    assert not any("from the cache" in note for part in first for note in part["notes"])
+    assert all(any("from the cache" in note for note in part["notes"]) for part in second)
+    assert [part["times"] for part in first] == [part["times"] for part in second]
+
+
+def test_the_facade_has_every_name_that_it_promises():
+    for name in synth.__all__:
+        assert callable(getattr(synth, name))
+    assert {"solve_range", "Cache", "solve_cached", "matrix_demand", "multi_root", "read_demand"} <= set(synth.__all__)
+    assert {"load_result", "save_result", "question_bounds"} <= set(synth.__all__)
