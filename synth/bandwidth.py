@@ -16,6 +16,7 @@ from functools import partial
 
 import numpy as np
 
+from commlib.bounds.bound import rank_list
 from synth.concurrent import fractional_flow, path_routes, single
 from synth.engine import Budget, Ended, Outcome, Progress, Stage
 from synth.greedy import greedy
@@ -25,7 +26,7 @@ from synth.packing import pack_trees, small_enough, spanning, supply_of
 from synth.problem import Problem
 from synth.schedule import Transfer, makespan
 from synth.spread import first_plan
-from synth.throughput import least_time, tightest_cut
+from synth.throughput import Cut, least_time, tightest_cut
 
 ENGINE = "bandwidth"
 SLACK = (1.02, 1.05, 1.1, 1.2, 1.4)
@@ -133,8 +134,8 @@ def _solve_with_trees(search: _Search) -> None:
     supply = supply_of(problem)
     cut = tightest_cut(flow, supply)
     least = least_time(flow, supply, math.ceil(cut.ticks))
-    unit = problem.costs.tick * 1e6
-    search.notes.append(f"cut: {float(cut.ticks) * unit:.6g} us for {cut.items} items, {least * unit:.6g} us undivided")
+    if cut.ranks:
+        search.notes.append(_about_cut(problem, cut, least))
     if least > search.bound and _busy_until_arrival(problem, flow.size):
         search.bound, search.bound_kind = least, "cut"
     if not small_enough(problem):
@@ -148,6 +149,15 @@ def _solve_with_trees(search: _Search) -> None:
             search.staged("shorter trees", partial(_pack, search, flow, load, spread))
     if search.best is None:
         search.staged("heuristics", lambda: search.offer(first_plan(problem, search.budget, search.bound)))
+
+
+def _about_cut(problem: Problem, cut: Cut, least: int) -> str:
+    """The tightest cut for a person; ``least`` are the ticks that whole chunks keep the tightest cut of theirs busy."""
+    some = "rank" if len(cut.ranks) == 1 else "ranks"
+    crossing = "reach" if problem.demand.reduces else "leave"
+    what = f"{cut.items} {'chunk' if cut.items == 1 else 'chunks'} must {crossing} {some} {rank_list(cut.ranks)}"
+    text = f"{what}, which keeps links there busy for {problem.time(float(cut.ticks))}"
+    return text if least <= cut.ticks else f"{text}, or {problem.time(least)} when no chunk is divided"
 
 
 def _offer_greedy(search: _Search) -> None:

@@ -182,7 +182,8 @@ def _raise_bound(search: _Search, proven: int) -> None:
     if search.problem.quotient_is_exact:
         search.bound, search.kind = proven, "exhaustive search"
     else:
-        search.notes.append(f"no symmetric schedule ends before tick {proven}")
+        note = f"no symmetric schedule ends before {search.problem.time(proven)}"
+        search.notes += [note] * (note not in search.notes)
 
 
 def _may_widen(problem: Problem) -> bool:
@@ -203,7 +204,8 @@ def _without_symmetry(search: _Search) -> None:
     search.bound, search.kind, search.work, search.ended = wide.bound, wide.kind, wide.work, wide.ended
     if wide.end < search.end:
         search.wider = expand(whole, wide.plan)
-        search.notes.append(f"a schedule without the symmetry ends at tick {wide.end}, not {search.end}")
+        shorter, longer = whole.time(wide.end), whole.time(search.end)
+        search.notes.append(f"a schedule without the symmetry takes {shorter}, not {longer}")
 
 
 def _solve(search: _Search, model: Joint, stage: str, work: float | None, interleave: bool) -> Solved:

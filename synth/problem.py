@@ -15,6 +15,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from commlib.bounds.bound import microseconds
 from commlib.demand import Demand
 from commlib.topology import CostTable, Topology
 from synth.symmetry import Actions, Ints, Orbits, Symmetry, orbits
@@ -114,6 +115,10 @@ class Problem:
     def latencies(self) -> tuple[tuple[int, ...], ...]:
         """``latencies[size][link]``: ticks from the start of a transfer to its arrival."""
         return tuple(tuple(self.costs.latency[:, size].tolist()) for size in range(len(self.costs.sizes)))
+
+    def time(self, ticks: float) -> str:
+        """Ticks for a person: microseconds to six digits."""
+        return microseconds(ticks, self.costs.tick)
 
     @property
     def quotient_is_exact(self) -> bool:

@@ -10,7 +10,7 @@ from os import PathLike
 from typing import TYPE_CHECKING
 
 from commlib.collectives import Collective
-from commlib.errors import VerificationError
+from commlib.errors import SpecError, VerificationError
 from commlib.topology import Topology, cost_table
 from synth.engine import Ended, Stage
 from synth.moves import Moves
@@ -67,10 +67,28 @@ class Result:
         return (self.time - self.bound) / self.bound if self.bound else float("inf")
 
     def seconds_at(self, chunk_bytes: float) -> float:
-        """The predicted time when every chunk has this size instead: the same order, priced anew. O(M log M)."""
-        scale = chunk_bytes / self.chunk_bytes
-        costs = cost_table(self.logical, [size * scale for size in self.moves.costs.sizes])
+        """The predicted time when every chunk has this size instead: the same order, priced anew. O(M log M).
+
+        Where chunks differ in size (alltoallv) all grow by ``chunk_bytes`` / ``self.chunk_bytes``.
+
+        Raises:
+            SpecError: chunks differ in size, and ``self.chunk_bytes`` is 0: nobody knows how large each is to be.
+            TopologyError: the size is negative or not finite.
+        """
+        costs = cost_table(self.logical, self._sizes_at(chunk_bytes))
         return in_sequence(self.collective, costs, self.moves.parcels, list(self.moves.rows())).seconds
+
+    def _sizes_at(self, chunk_bytes: float) -> list[float]:
+        sizes = self.moves.costs.sizes
+        if self.chunk_bytes:
+            return [size * (chunk_bytes / self.chunk_bytes) for size in sizes]
+        if any(sizes):
+            raise SpecError(
+                f"{self.collective.name} has chunks of sizes of their own, given beside a chunk size of 0 bytes: they "
+                f"do not grow with it; ask with a chunk size that is more than 0",
+                chunk_bytes=chunk_bytes,
+            )
+        return [chunk_bytes] * len(sizes)
 
     @property
     def time_profile(self) -> float:

@@ -130,8 +130,8 @@ def _learn(search: _Search, routing: Routing) -> None:
     if search.problem.quotient_is_exact:
         search.bound, search.kind = routing.bound, "routing"
     else:
-        seconds = search.problem.costs.seconds(routing.bound)
-        search.notes.append(f"no routing with the symmetry that was found takes less than {seconds:.6g} s")
+        least = search.problem.time(routing.bound)
+        search.notes.append(f"no routing with the symmetry that was found takes less than {least}")
 
 
 def _schedule(search: _Search, routes: Routes, bound: int) -> None:

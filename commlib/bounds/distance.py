@@ -24,7 +24,9 @@ class PathCertificate:
     tick: float
 
     def text(self) -> str:
-        """The item, the path and its time."""
+        """The item, the path and its time; that nothing moves, where the path has no link."""
+        if len(self.path) == 1:
+            return "nothing must move from one rank to another"
         way = " -> ".join(map(str, self.path))
         what = "what begins there" if self.item is None else f"item {self.item}"
         return (

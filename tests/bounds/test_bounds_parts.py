@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from bound_cases import random_topology
 
-from commlib.bounds import fluid_bounds
+from commlib.bounds import allreduce_bounds, bounds, fluid_bounds
 from commlib.bounds.cover import cheapest, complete
 from commlib.bounds.distances import FAR, graph, path
 from commlib.bounds.maxflow import Network
 from commlib.bounds.work import uses
 from commlib.collectives import allgather, collective
-from commlib.demand import chunk_bytes
+from commlib.demand import chunk_bytes, demand
 from commlib.errors import SpecError
 from commlib.topology import Link, Topology
 from commlib.topology.costs import cost_table
@@ -120,3 +120,12 @@ def test_a_size_is_a_number_of_bytes():
         chunk_bytes(allgather(4), -1.0)
     with pytest.raises(SpecError, match="0 bytes or more"):
         chunk_bytes(allgather(4), float("nan"))
+
+
+@pytest.mark.parametrize("name", ["allgather", "allreduce", "reduce"])
+def test_one_rank_has_no_path(name):
+    costs = cost_table(Topology("alone", 1, {}), [1.0])
+    wanted = collective(name, 1)
+    best = (allreduce_bounds(costs, wanted) if name == "allreduce" else bounds(costs, demand(wanted, 1.0)))[0]
+    assert best.ticks == 0
+    assert best.certificate.text() == "nothing must move from one rank to another"
