@@ -19,6 +19,8 @@ from synth.schedule import Transfer, makespan
 
 PATIENCE = (1.0, 0.0, 0.5, 2.0)
 """How much of the queue before another way counts against it, by try: 0 believes that ways are free."""
+SMALL = 4096
+"""Transfers to choose from (representatives x links) up to which nothing is worth being cut short."""
 
 
 @dataclass
@@ -41,20 +43,26 @@ class _State:
 def greedy(problem: Problem, budget: Budget, bound: int = 0, tries: int = 4) -> tuple[Transfer, ...] | None:
     """The best plan of a few tries; None when some destination cannot be reached or is only reached through relays.
 
-    Deterministic for a given seed unless the clock ends first. Complexity: O(tries x items x links x in-degree).
+    None too when the clock ends the first try, unless the problem is small. Deterministic for a given seed unless the
+    clock ends first. Complexity: O(tries x items x links x in-degree).
     """
     best: tuple[Transfer, ...] | None = None
     for attempt in range(tries):
         if best is not None and (budget.left == 0 or makespan(problem, best) <= bound):
             break
         state = _State(problem, PATIENCE[attempt % len(PATIENCE)], random.Random(budget.seed * 1000 + attempt))
-        plan = _run(state)
+        plan = _run(state, budget)
         if plan is not None and (best is None or makespan(problem, plan) < makespan(problem, best)):
             best = plan
     return best
 
 
-def _run(state: _State) -> tuple[Transfer, ...] | None:
+def is_over(problem: Problem, budget: Budget) -> bool:
+    """Whether heuristics should come to an end: no time is left, and the problem is not a small one."""
+    return budget.left == 0 and len(problem.representatives) * problem.costs.links > SMALL
+
+
+def _run(state: _State, budget: Budget) -> tuple[Transfer, ...] | None:
     problem = state.problem
     for item in problem.representatives:
         demanded = problem.demand.items[item]
@@ -62,6 +70,8 @@ def _run(state: _State) -> tuple[Transfer, ...] | None:
         state.missing[item] = len(demanded.destinations)
         _arrives(state, item, demanded.origin, 0)
     while state.events:
+        if is_over(problem, budget):
+            return None
         now = heapq.heappop(state.events)
         while state.events and state.events[0] == now:
             heapq.heappop(state.events)

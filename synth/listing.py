@@ -8,6 +8,7 @@ ties (TACCL's "longest remaining time first"). Then the schedule is pushed to it
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from synth.schedule import Transfer, makespan
 
 Routes = Mapping[int, Sequence[int]]
 """For each item, the links that it crosses: a tree from its origin."""
+_CUT = 4096
+"""Transfers between two looks at the clock; fewer are listed whatever it says."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,9 @@ def list_schedule(
 ) -> tuple[Transfer, ...]:
     """A plan for given routes of the representatives; stops early when its makespan is ``bound``.
 
-    Deterministic for a given number of tries and seed, unless the clock of ``budget`` ends first. Complexity: O(tries
-    x transfers x log transfers).
+    Deterministic for a given number of tries and seed, unless the clock of ``budget`` ends first: then the best so far,
+    or, where there is none, the transfers in the order in which they could start if nobody were in their way.
+    Complexity: O(tries x transfers x log transfers).
 
     Raises:
         ScheduleError: a route is not a tree that starts at its item's origin.
@@ -59,7 +63,9 @@ def list_schedule(
             break
         spread = 0.0 if attempt == 0 else 0.1 * attempt
         priority = [tail * (1 + spread * chance.random()) for tail in jobs.tail]
-        start = _improved(jobs, _forward(jobs, priority))
+        start = _scheduled(jobs, priority, budget, best_end < 0)
+        if start is None:
+            break
         plan = tuple(sorted(Transfer(start[j], jobs.item[j], jobs.link[j]) for j in range(len(jobs))))
         plan = with_own_first(problem, plan)
         end = makespan(problem, plan)
@@ -68,6 +74,23 @@ def list_schedule(
         if best_end <= bound:
             break
     return best
+
+
+def _scheduled(jobs: _Jobs, priority: Sequence[float], budget: Budget, needed: bool) -> list[int] | None:
+    """Start times; hasty ones, if they are ``needed``, or None when the clock ends first."""
+    start = _forward(jobs, priority, budget)
+    if start is not None:
+        return _improved(jobs, start, budget)
+    return _pulled(jobs, _heads(jobs)) if needed else None
+
+
+def _heads(jobs: _Jobs) -> list[int]:
+    """When each transfer could start if it had the topology for itself."""
+    heads = [0] * len(jobs)
+    for job, before in enumerate(jobs.before):
+        if before >= 0:
+            heads[job] = heads[before] + jobs.latency[before]
+    return heads
 
 
 def _jobs(problem: Problem, routes: Routes) -> _Jobs:
@@ -109,31 +132,77 @@ def _add(jobs: _Jobs, problem: Problem, item: int, link: int, parent: int) -> No
         jobs.after[parent].append(number)
 
 
-def _forward(jobs: _Jobs, priority: Sequence[float]) -> list[int]:
-    """Start times: always the transfer that can start first, the highest priority breaking ties."""
-    free: dict[int, int] = {}
-    start = [0] * len(jobs)
-    queue = [(0, -priority[job], job, 0) for job in jobs.first]
-    heapq.heapify(queue)
-    while queue:
-        at, rank, job, ready = heapq.heappop(queue)
-        possible = max([ready, *(free.get(slot, 0) for slot, _ in jobs.uses[job])])
-        if possible > at:
-            heapq.heappush(queue, (possible, rank, job, ready))
-            continue
-        start[job] = at
+def _forward(jobs: _Jobs, priority: Sequence[float], budget: Budget) -> list[int] | None:
+    """Start times: always the transfer that can start first, the highest priority breaking ties.
+
+    None when the clock ends first.
+    """
+    queue, looked = _Queue(jobs, priority), 0
+    while queue.waiting:
+        looked += 1
+        if looked % _CUT == 0 and budget.left == 0:
+            return None
+        queue.take()
+    return queue.start
+
+
+class _Queue:
+    """Transfers by (when they may start, priority). Of those that wait for one slot only the first is looked at.
+
+    ``waiting`` has (time, -priority, job, ready), ``behind[slot]`` those that wait for a slot, but for ``called[slot]``
+    and any that were called before it, which are in ``waiting`` for when the slot is free.
+    """
+
+    def __init__(self, jobs: _Jobs, priority: Sequence[float]) -> None:
+        self.start = [0] * len(jobs)
+        self.waiting = [(0, -priority[job], job, 0) for job in jobs.first]
+        heapq.heapify(self.waiting)
+        self._jobs, self._priority = jobs, priority
+        self._free: dict[int, int] = {}
+        self._behind: dict[int, list[tuple[float, int, int]]] = {}
+        self._called: dict[int, tuple[float, int]] = {}
+        self._caller: dict[int, int] = {}
+
+    def take(self) -> None:
+        """Start the first transfer, or let it wait for the slot that is taken longest."""
+        at, rank, job, ready = heapq.heappop(self.waiting)
+        caller = self._caller.pop(job, None)
+        if caller is not None and self._called.get(caller) == (rank, job):
+            del self._called[caller]
+        until, slot = max(((self._free.get(slot, 0), slot) for slot, _ in self._jobs.uses[job]), default=(0, -1))
+        if until > at:
+            heapq.heappush(self._behind.setdefault(slot, []), (rank, job, ready))
+            self._call(slot, at)
+        else:
+            self._begin(job, at)
+        if caller is not None:
+            self._call(caller, at)
+
+    def _begin(self, job: int, at: int) -> None:
+        jobs = self._jobs
+        self.start[job] = at
         for slot, ticks in jobs.uses[job]:
-            free[slot] = at + ticks
+            self._free[slot] = at + ticks
         there = at + jobs.latency[job]
         for child in jobs.after[job]:
-            heapq.heappush(queue, (there, -priority[child], child, there))
-    return start
+            heapq.heappush(self.waiting, (there, -self._priority[child], child, there))
+
+    def _call(self, slot: int, now: int) -> None:
+        """See that the first of those that wait for a slot is looked at when it is free."""
+        behind = self._behind.get(slot)
+        if not behind or self._called.get(slot, (math.inf, 0)) < behind[0][:2]:
+            return
+        rank, job, ready = heapq.heappop(behind)
+        self._called[slot], self._caller[job] = (rank, job), slot
+        heapq.heappush(self.waiting, (max(now, self._free[slot]), rank, job, ready))
 
 
-def _improved(jobs: _Jobs, start: list[int], rounds: int = 6) -> list[int]:
+def _improved(jobs: _Jobs, start: list[int], budget: Budget, rounds: int = 6) -> list[int]:
     """Forward-backward improvement until nothing is gained; never worse than what it was given."""
     end = _end(jobs, start)
     for _ in range(rounds):
+        if len(jobs) > _CUT and budget.left == 0:
+            break
         pulled = _pulled(jobs, _pushed(jobs, start, end))
         now = _end(jobs, pulled)
         if now >= end:

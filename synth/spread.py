@@ -7,10 +7,13 @@ where a route exists. After a first round each item is taken out and routed agai
 from __future__ import annotations
 
 import heapq
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 
 from synth.engine import Budget
 from synth.errors import SynthesisError
-from synth.greedy import greedy
+from synth.greedy import greedy, is_over
 from synth.listing import list_schedule
 from synth.problem import NEVER, Problem
 from synth.schedule import Transfer, makespan
@@ -25,19 +28,24 @@ def first_plan(problem: Problem, budget: Budget, bound: int = 0) -> tuple[Transf
     Raises:
         SynthesisError: a destination cannot be reached; the message names item, origin and rank.
     """
-    best = greedy(problem, budget, bound)
+    # Its first try may take all the time there is; the routes below are worth half of it.
+    best = greedy(problem, replace(budget, seconds=budget.left / 2, began=time.monotonic()), bound)
     for weight in WEIGHTS:
         if best is not None and (makespan(problem, best) <= bound or budget.left == 0):
             break
-        plan = list_schedule(problem, spread_routes(problem, weight), bound, tries=4, budget=budget)
+        routes = spread_routes(problem, weight, budget=budget)
+        plan = list_schedule(problem, routes, bound, tries=4, budget=budget)
         if best is None or makespan(problem, plan) < makespan(problem, best):
             best = plan
     return best or ()
 
 
-def spread_routes(problem: Problem, weight: float = 1.0, rounds: int = 2) -> dict[int, tuple[int, ...]]:
+def spread_routes(
+    problem: Problem, weight: float = 1.0, rounds: int = 2, budget: Budget | None = None
+) -> dict[int, tuple[int, ...]]:
     """For each representative the links of a tree from its origin to its destinations.
 
+    What is not routed yet when the clock of ``budget`` ends takes the shortest ways.
     Complexity: O(rounds x items x destinations x links log ranks).
 
     Raises:
@@ -47,11 +55,32 @@ def spread_routes(problem: Problem, weight: float = 1.0, rounds: int = 2) -> dic
     routes: dict[int, tuple[int, ...]] = {}
     farthest = {item: max(_reach(problem, item)) for item in problem.representatives}
     order = sorted(problem.representatives, key=lambda item: (-farthest[item], item))
-    for _ in range(rounds):
-        for item in order:
+    for turn in range(rounds):
+        for place, item in enumerate(order):
+            if budget is not None and is_over(problem, budget):
+                return routes if turn else routes | _shortest(problem, order[place:])
             _count(problem, item, routes.get(item, ()), load, -1)
             routes[item] = _tree(problem, item, load, weight)
             _count(problem, item, routes[item], load, 1)
+    return routes
+
+
+def _shortest(problem: Problem, items: Sequence[int]) -> dict[int, tuple[int, ...]]:
+    """The trees of shortest ways, whatever the others do; items that go from and to the same ranks share one."""
+    known: dict[tuple[object, ...], tuple[int, ...]] = {}
+    routes = {}
+    for item in items:
+        demanded = problem.demand.items[item]
+        alike = (demanded.origin, demanded.size, demanded.destinations, None if problem.rules.allowed is None else item)
+        if alike not in known:
+            _, via = _cheapest(problem, item, {demanded.origin: 0.0}, set(), {}, {}, 0.0)
+            route: dict[int, int] = {}
+            for rank in demanded.destinations:
+                while rank != demanded.origin and rank not in route:
+                    route[rank] = via[rank]
+                    rank = problem.ends[via[rank]][0]
+            known[alike] = tuple(route.values())
+        routes[item] = known[alike]
     return routes
 
 
@@ -110,7 +139,10 @@ def _cheapest(
     own: dict[int, int],
     weight: float,
 ) -> tuple[dict[int, float], dict[int, int]]:
-    """Dijkstra from the tree to the nearest missing rank: (cost, last link) of the ranks seen on the way."""
+    """Dijkstra from the tree to the nearest missing rank: (cost, last link) of the ranks seen on the way.
+
+    To all ranks that can be reached, where none is missing.
+    """
     size = problem.demand.items[item].size
     uses, latency = problem.uses[size], problem.latencies[size]
     cost, via = dict(known), dict[int, int]()

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+import time
 
 import pytest
+from synth_cases import TEN
+from synth_cases import problem as posed
 from typer.testing import CliRunner
 
 import synth.pipeline
+from commlib.collectives import collective
+from commlib.topology import Topology
+from commlib.topology.shapes import ring, torus
 from synth.cli.app import build_app
 from synth.cli.progress import describe
-from synth.engine import Progress
+from synth.engine import Budget, Progress
+from synth.listing import list_schedule
+from synth.problem import Problem
+from synth.schedule import check, expand, makespan
+from synth.spread import first_plan, spread_routes
 
 
 def call(*words: object):
@@ -44,3 +54,45 @@ def test_no_work_at_all_still_gives_an_algorithm(tmp_path, monkeypatch):
 
 def test_the_bar_does_not_count_down_where_there_is_no_clock():
     assert describe(Progress("minimise", 4, 2, math.inf, 1e-6)) == "minimise: 4 us, bound 2 us, gap 100.0%"
+
+
+def large(name: str, topology: Topology, chunks: int) -> Problem:
+    """A problem that heuristics need some time for."""
+    return posed(topology, collective(name, topology.ranks, chunks), symmetric=False)
+
+
+@pytest.mark.parametrize(("name", "topology"), [("allgather", ring(4, TEN)), ("alltoall", torus([4, 4], TEN))])
+@pytest.mark.parametrize("seconds", [0.0, 0.3])
+def test_heuristics_keep_to_the_clock_and_still_give_a_plan(name, topology, seconds):
+    problem = large(name, topology, 1500 if name == "allgather" else 20)
+    began = time.monotonic()
+    plan = first_plan(problem, Budget(seconds))
+    assert time.monotonic() - began < seconds + 3
+    check(expand(problem, plan))
+
+
+def test_shortest_ways_where_no_time_is_left():
+    problem = large("alltoall", torus([4, 4], TEN), 20)
+    routes = spread_routes(problem, budget=Budget(0))
+    assert {len(links) for links in routes.values()} == {1, 2, 3, 4}
+    for item, links in routes.items():
+        assert len(links) * problem.latencies[0][0] == max(
+            problem.distances(item)[rank] for rank in problem.demand.items[item].destinations
+        )
+
+
+def test_a_list_without_time_is_hasty_and_correct():
+    problem = large("allgather", ring(4, TEN), 1500)
+    routes = spread_routes(problem, weight=1.0, rounds=1)
+    hasty = list_schedule(problem, routes, budget=Budget(0))
+    check(expand(problem, hasty))
+    assert makespan(problem, hasty) >= makespan(problem, list_schedule(problem, routes, tries=1))
+
+
+def test_transfers_that_wait_for_one_link_are_looked_at_once():
+    """Each used to be looked at whenever another one began: 35 s for these."""
+    problem = large("allgather", ring(4, TEN), 1500)
+    routes = spread_routes(problem, rounds=1)
+    began = time.monotonic()
+    list_schedule(problem, routes, tries=1)
+    assert time.monotonic() - began < 10
