@@ -169,5 +169,5 @@ def test_a_bound_that_the_clock_cut_is_marked(monkeypatch):
 
 
 def test_shared_ports_have_a_note():
-    assert any("share a port or NIC" in note for note in solve(question(named("dgx2"), "broadcast")).notes)
+    assert any("share a port or NIC" in note for note in solve(question(named("dgx2"), "broadcast"), "greedy").notes)
     assert not solve(question(named("ndv2"), "broadcast")).notes
