@@ -45,7 +45,7 @@ def spread_routes(
 ) -> dict[int, tuple[int, ...]]:
     """For each representative the links of a tree from its origin to its destinations.
 
-    What is not routed yet when the clock of ``budget`` ends takes the shortest ways.
+    What is not routed yet when the clock of ``budget`` ends takes trees that are found at one go.
     Complexity: O(rounds x items x destinations x links log ranks).
 
     Raises:
@@ -58,22 +58,25 @@ def spread_routes(
     for turn in range(rounds):
         for place, item in enumerate(order):
             if budget is not None and is_over(problem, budget):
-                return routes if turn else routes | _shortest(problem, order[place:])
+                return routes if turn else routes | _hasty(problem, order[place:], load)
             _count(problem, item, routes.get(item, ()), load, -1)
             routes[item] = _tree(problem, item, load, weight)
             _count(problem, item, routes[item], load, 1)
     return routes
 
 
-def _shortest(problem: Problem, items: Sequence[int]) -> dict[int, tuple[int, ...]]:
-    """The trees of shortest ways, whatever the others do; items that go from and to the same ranks share one."""
+def _hasty(problem: Problem, items: Sequence[int], load: dict[int, int]) -> dict[int, tuple[int, ...]]:
+    """A tree for each item, found at one go; items that go from and to the same ranks share one. Adds to ``load``.
+
+    Complexity: O(kinds of items x links log links + transfers).
+    """
     known: dict[tuple[object, ...], tuple[int, ...]] = {}
     routes = {}
     for item in items:
         demanded = problem.demand.items[item]
         alike = (demanded.origin, demanded.size, demanded.destinations, None if problem.rules.allowed is None else item)
         if alike not in known:
-            _, via = _cheapest(problem, item, {demanded.origin: 0.0}, set(), {}, {}, 0.0)
+            via = _grown(problem, item, load)
             route: dict[int, int] = {}
             for rank in demanded.destinations:
                 while rank != demanded.origin and rank not in route:
@@ -81,7 +84,31 @@ def _shortest(problem: Problem, items: Sequence[int]) -> dict[int, tuple[int, ..
                     rank = problem.ends[via[rank]][0]
             known[alike] = tuple(route.values())
         routes[item] = known[alike]
+        _count(problem, item, routes[item], load, 1)
     return routes
+
+
+def _grown(problem: Problem, item: int, load: dict[int, int]) -> dict[int, int]:
+    """The last link to every rank that can be reached: by the quickest way to it for one destination.
+
+    For several the tree grows by the link that takes least (Prim), since one that is slow should be crossed once.
+    """
+    demanded = problem.demand.items[item]
+    uses, latency = problem.uses[demanded.size], problem.latencies[demanded.size]
+    many = len(demanded.destinations) > 1
+    via: dict[int, int] = {}
+    queue = [(0, 0, demanded.origin, -1)]
+    while queue:
+        _, reached, rank, link = heapq.heappop(queue)
+        if rank in via:
+            continue
+        via[rank] = link
+        for onward in problem.outgoing[rank]:
+            target = problem.ends[onward][1]
+            if target not in via and problem.may_use(item, onward):
+                step = latency[onward] + max((load.get(slot, 0) for slot, _ in uses[onward]), default=0)
+                heapq.heappush(queue, (step if many else reached + step, reached + step, target, onward))
+    return via
 
 
 def _reach(problem: Problem, item: int) -> list[int]:
@@ -139,10 +166,7 @@ def _cheapest(
     own: dict[int, int],
     weight: float,
 ) -> tuple[dict[int, float], dict[int, int]]:
-    """Dijkstra from the tree to the nearest missing rank: (cost, last link) of the ranks seen on the way.
-
-    To all ranks that can be reached, where none is missing.
-    """
+    """Dijkstra from the tree to the nearest missing rank: (cost, last link) of the ranks seen on the way."""
     size = problem.demand.items[item].size
     uses, latency = problem.uses[size], problem.latencies[size]
     cost, via = dict(known), dict[int, int]()

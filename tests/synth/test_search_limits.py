@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import Counter
 
 import pytest
 from synth_cases import TEN
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 import synth.pipeline
 from commlib.collectives import collective
-from commlib.topology import Topology
+from commlib.topology import Link, Topology
 from commlib.topology.shapes import ring, torus
 from synth.cli.app import build_app
 from synth.cli.progress import describe
@@ -71,14 +72,17 @@ def test_heuristics_keep_to_the_clock_and_still_give_a_plan(name, topology, seco
     check(expand(problem, plan))
 
 
-def test_shortest_ways_where_no_time_is_left():
-    problem = large("alltoall", torus([4, 4], TEN), 20)
+def test_trees_at_one_go_where_no_time_is_left():
+    """Of an allgather's trees each crosses the slow pair of links between two halves once."""
+    halves = {(a, b): TEN for a in range(20) for b in range(20) if a != b and a // 10 == b // 10}
+    slow = Link(0.0, 10 * TEN.beta)
+    topology = Topology("halves", 20, halves | {(a, (a + 10) % 20): slow for a in (0, 1, 10, 11)})
+    problem = large("allgather", topology, 2)
     routes = spread_routes(problem, budget=Budget(0))
-    assert {len(links) for links in routes.values()} == {1, 2, 3, 4}
-    for item, links in routes.items():
-        assert len(links) * problem.latencies[0][0] == max(
-            problem.distances(item)[rank] for rank in problem.demand.items[item].destinations
-        )
+    slow_links = {link for link, (source, target) in enumerate(problem.ends) if source // 10 != target // 10}
+    crossed = [[link for link in links if link in slow_links] for links in routes.values()]
+    assert {len(links) for links in crossed} == {1}
+    assert sorted(Counter(links[0] for links in crossed).values()) == [10, 10, 10, 10]
 
 
 def test_a_list_without_time_is_hasty_and_correct():
