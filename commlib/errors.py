@@ -60,7 +60,7 @@ class FormatError(CommlibError):
 
 
 class LimitError(FormatError):
-    """A file is refused before anything is allocated, because it exceeds a stated reader limit."""
+    """A file, or a question, is refused before anything is allocated, because it exceeds a stated limit."""
 
 
 class VerificationError(CommlibError):

@@ -14,6 +14,7 @@ import numpy as np
 
 from commlib.compiler import CompileOptions, compile_trace
 from commlib.dsl import BufferLike, Chunk, Program
+from commlib.errors import LimitError
 from commlib.ir.algorithm import Algorithm
 from commlib.ir.trace import COLUMNS, Trace
 from commlib.topology import Topology
@@ -22,6 +23,8 @@ from synth.errors import ScheduleError
 from synth.moves import Move, Moves, Parcel
 from synth.placing import RELAY, places
 
+COMPILED = 1 << 24
+"""Moves that are compiled at most, those of all instances together."""
 SCHEDULED = CompileOptions(fuse=False, keep_order=True)
 """How the trace of a schedule is compiled: every connection carries chunks in the order of the trace, and nothing is
 fused, because a fused step would make a link wait for a receive that the schedule does not wait for."""
@@ -57,7 +60,18 @@ def recorded(moves: Moves, program: Program) -> Trace:
 
 
 def compiled(moves: Moves, name: str = "synthesized", *, instances: int = 1) -> Algorithm:
-    """The algorithm of moves: ``lower``, then the compiler. Nothing is verified here."""
+    """The algorithm of moves: ``lower``, then the compiler. Nothing is verified here.
+
+    Raises:
+        LimitError: more than ``COMPILED`` moves, those of all instances together.
+        ScheduleError: as ``lower``.
+    """
+    if len(moves) * instances > COMPILED:
+        raise LimitError(
+            f"{name}: {len(moves)} moves in {instances} instances are more than {COMPILED}: ask for fewer instances",
+            limit=COMPILED,
+            instances=instances,
+        )
     return compile_trace(lower(moves, name, instances=instances), SCHEDULED)
 
 

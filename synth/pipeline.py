@@ -18,7 +18,7 @@ from synth.compose import allreduce_moves, moves_of
 from synth.engine import Budget, Ended, Outcome, Progress, Stage
 from synth.moves import Moves
 from synth.portfolio import Plan, run
-from synth.pose import Posed, pose
+from synth.pose import Posed, pose, require_affordable
 from synth.problem import Problem, Rules
 from synth.result import Result
 from synth.retiming import LISTED, is_reversible
@@ -120,7 +120,9 @@ def solve(
         SketchError: the sketch does not fit the topology.
         SynthesisError: no such mode, or a rank that cannot be reached: says which and why.
         SpecError: the collective has nothing that could be synthesized.
+        LimitError: too many chunks or instances.
     """
+    require_affordable(asked.collective, instances)
     budget = Budget() if budget is None else budget
     build = _allreduce if asked.collective.name == "allreduce" else _single
     result = build(asked, mode, budget, known or {})

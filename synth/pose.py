@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from commlib.collectives import Collective
 from commlib.demand import Demand, demand
-from commlib.errors import TopologyError
+from commlib.errors import LimitError, TopologyError
 from commlib.topology import Topology, cost_table
 from synth.discover import discover
 from synth.explain import require_kept, require_reachable
@@ -15,6 +15,36 @@ from synth.logical import Logical, logical
 from synth.problem import Problem
 from synth.sketch import Sketch
 from synth.symmetry import Actions, Symmetry
+
+DELIVERIES = 1 << 22
+"""Chunks that all ranks together are delivered, at most: four per shard of an allgather on 1024 ranks."""
+PARTS = 1 << 24
+"""The same times the instances: parts of chunks that the algorithm moves, at least."""
+
+
+def require_affordable(collective: Collective, instances: int = 1) -> None:
+    """Refuse what would take hours and all memory, before anything is made of it. O(ranks).
+
+    Raises:
+        LimitError: more than ``DELIVERIES`` chunks are to be delivered, or ``PARTS`` parts of them.
+    """
+    counts = (collective.input_chunks, collective.output_chunks)
+    delivered = max(sum(count(rank) for rank in range(collective.ranks)) for count in counts)
+    if delivered > DELIVERIES:
+        raise LimitError(
+            f"{collective} delivers {delivered} chunks in all, over the limit of {DELIVERIES}: ask for fewer than "
+            f"{collective.chunks} chunks, or for fewer than {collective.ranks} ranks",
+            limit=DELIVERIES,
+            chunks=collective.chunks,
+            ranks=collective.ranks,
+        )
+    if delivered * instances > PARTS:
+        raise LimitError(
+            f"{collective} delivers {delivered} chunks in all, in {instances} instances more than {PARTS} parts: "
+            f"at most {PARTS // delivered} instances can be had",
+            limit=PARTS,
+            instances=instances,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,12 +76,14 @@ def pose(
     Raises:
         SpecError: allreduce, or another collective that has no demand.
         TopologyError: the collective has another number of ranks.
+        LimitError: it has too many chunks (see ``require_affordable``).
         SketchError: the sketch does not fit the topology.
         SynthesisError: some rank cannot be reached; says which, and with a sketch which of its statements clash.
     """
     if topology.ranks != collective.ranks:
         message = f"{topology.name} has {topology.ranks} ranks and {collective.name} {collective.ranks}"
         raise TopologyError(message, ranks=topology.ranks)
+    require_affordable(collective)
     wanted = demand(collective, chunk_bytes, bytes_of)
     whole = _whole(topology.reversed() if wanted.reduces else topology, wanted, symmetric)
     require_reachable(whole, topology)

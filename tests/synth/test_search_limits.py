@@ -14,12 +14,16 @@ from typer.testing import CliRunner
 
 import synth.pipeline
 from commlib.collectives import collective
+from commlib.errors import LimitError
 from commlib.topology import Link, Topology
 from commlib.topology.shapes import ring, torus
 from synth.cli.app import build_app
 from synth.cli.progress import describe
+from synth.compose import moves_of
 from synth.engine import Budget, Progress
 from synth.listing import list_schedule
+from synth.lowering import compiled
+from synth.pose import require_affordable
 from synth.problem import Problem
 from synth.schedule import check, expand, makespan
 from synth.spread import first_plan, spread_routes
@@ -100,3 +104,38 @@ def test_transfers_that_wait_for_one_link_are_looked_at_once():
     began = time.monotonic()
     list_schedule(problem, routes, tries=1)
     assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("allgather", "-t", "ring:4", "-c", 10**9), ("1000000000 chunks", "4 ranks")),
+        (("allreduce", "-t", "ring:4", "-c", 10**7), ("40000000 chunks", "4 ranks")),
+        (("reduce", "-t", "ring:4", "-c", 10**8), ("100000000 chunks",)),
+        (("allgather", "-t", "ring:4", "-i", 10**7), ("10000000 instances", "1048576")),
+    ],
+)
+def test_what_nobody_could_compute_is_refused_at_once(words, named):
+    began = time.monotonic()
+    result = call("solve", *words, "--no-cache", "--json")
+    error = json.loads(result.stdout)["error"]
+    assert (result.exit_code, error["kind"]) == (1, "LimitError")
+    assert all(word in error["message"] for word in named)
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [collective("allgather", 1024, 4), collective("alltoall", 256, 8), collective("allreduce", 1024, 1024)],
+)
+def test_large_machines_may_be_asked_for(wanted):
+    require_affordable(wanted)
+    with pytest.raises(LimitError, match=f"{wanted.ranks} ranks"):
+        require_affordable(wanted.refine(16))
+
+
+def test_too_many_instances_are_refused_before_they_are_compiled():
+    problem = large("allgather", ring(4, TEN), 1)
+    moves = moves_of(expand(problem, first_plan(problem, Budget())))
+    with pytest.raises(LimitError, match="2000000 instances"):
+        compiled(moves, instances=2_000_000)
