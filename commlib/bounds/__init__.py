@@ -14,6 +14,7 @@ from commlib.bounds.distance import PathCertificate, distance_bound
 from commlib.bounds.flow import FlowCertificate, LinearProgram, LinearSolver, flow_bound
 from commlib.bounds.fluid import FluidCertificate, fluid_bounds
 from commlib.bounds.groups import ingress_bounds
+from commlib.bounds.growth import GrowthCertificate, growth_bound
 from commlib.bounds.work import Work
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "FlowArcs",
     "FlowCertificate",
     "FluidCertificate",
+    "GrowthCertificate",
     "LinearProgram",
     "LinearSolver",
     "PathCertificate",
@@ -35,5 +37,6 @@ __all__ = [
     "distance_bound",
     "flow_bound",
     "fluid_bounds",
+    "growth_bound",
     "ingress_bounds",
 ]

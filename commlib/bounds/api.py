@@ -10,6 +10,7 @@ from commlib.bounds.distance import distance_bound
 from commlib.bounds.distances import Mask
 from commlib.bounds.flow import LinearSolver, flow_bound
 from commlib.bounds.groups import ingress_bounds
+from commlib.bounds.growth import growth_bound
 from commlib.bounds.work import Work
 from commlib.demand import Demand
 from commlib.topology.costs import CostTable
@@ -42,6 +43,8 @@ def bounds(
     work = Work(costs, demand, allowed, None if representatives is None else tuple(representatives))
     found = [distance_bound(costs, demand, allowed, representatives)]
     found += ingress_bounds(work, groups) + cut_bounds(work, min_cut)
+    growth = growth_bound(work)
+    found += [growth] if growth is not None else []
     if work.one_each and work.costs.ranks * work.costs.links <= _FLOW_WORK:
         flow = flow_bound(work, solver, max(each.ticks for each in found))
         found += [flow] if flow is not None else []

@@ -27,7 +27,7 @@ class Certificate(Protocol):
 class Bound:
     """No schedule of the demand ends before ``ticks`` ticks, which are ``seconds`` seconds; ``certificate`` says why.
 
-    ``kind`` is one of distance, ingress, egress, head-tail, cut, flow and total (of an allreduce's messages).
+    ``kind`` is one of distance, ingress, egress, head-tail, cut, growth, flow and total (of an allreduce's messages).
     """
 
     kind: str
