@@ -7,8 +7,6 @@ ties (TACCL's "longest remaining time first"). Then the schedule is pushed to it
 
 from __future__ import annotations
 
-import heapq
-import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from synth.errors import ScheduleError
 from synth.own_first import with_own_first
 from synth.problem import Problem
 from synth.schedule import Transfer, makespan
+from synth.waiting import Queue
 
 Routes = Mapping[int, Sequence[int]]
 """For each item, the links that it crosses: a tree from its origin."""
@@ -137,64 +136,19 @@ def _forward(jobs: _Jobs, priority: Sequence[float], budget: Budget) -> list[int
 
     None when the clock ends first.
     """
-    queue, looked = _Queue(jobs, priority), 0
-    while queue.waiting:
-        looked += 1
-        if looked % _CUT == 0 and budget.left == 0:
-            return None
-        queue.take()
-    return queue.start
-
-
-class _Queue:
-    """Transfers by (when they may start, priority). Of those that wait for one slot only the first is looked at.
-
-    ``waiting`` has (time, -priority, job, ready), ``behind[slot]`` those that wait for a slot, but for ``called[slot]``
-    and any that were called before it, which are in ``waiting`` for when the slot is free.
-    """
-
-    def __init__(self, jobs: _Jobs, priority: Sequence[float]) -> None:
-        self.start = [0] * len(jobs)
-        self.waiting = [(0, -priority[job], job, 0) for job in jobs.first]
-        heapq.heapify(self.waiting)
-        self._jobs, self._priority = jobs, priority
-        self._free: dict[int, int] = {}
-        self._behind: dict[int, list[tuple[float, int, int]]] = {}
-        self._called: dict[int, tuple[float, int]] = {}
-        self._caller: dict[int, int] = {}
-
-    def take(self) -> None:
-        """Start the first transfer, or let it wait for the slot that is taken longest."""
-        at, rank, job, ready = heapq.heappop(self.waiting)
-        caller = self._caller.pop(job, None)
-        if caller is not None and self._called.get(caller) == (rank, job):
-            del self._called[caller]
-        until, slot = max(((self._free.get(slot, 0), slot) for slot, _ in self._jobs.uses[job]), default=(0, -1))
-        if until > at:
-            heapq.heappush(self._behind.setdefault(slot, []), (rank, job, ready))
-            self._call(slot, at)
-        else:
-            self._begin(job, at)
-        if caller is not None:
-            self._call(caller, at)
-
-    def _begin(self, job: int, at: int) -> None:
-        jobs = self._jobs
-        self.start[job] = at
-        for slot, ticks in jobs.uses[job]:
-            self._free[slot] = at + ticks
-        there = at + jobs.latency[job]
+    queue, started = Queue(jobs.uses), 0
+    start = [0] * len(jobs)
+    for job in jobs.first:
+        queue.push(0, -priority[job], job)
+    while (following := queue.pop()) is not None:
+        at, job = following
+        start[job] = at
         for child in jobs.after[job]:
-            heapq.heappush(self.waiting, (there, -self._priority[child], child, there))
-
-    def _call(self, slot: int, now: int) -> None:
-        """See that the first of those that wait for a slot is looked at when it is free."""
-        behind = self._behind.get(slot)
-        if not behind or self._called.get(slot, (math.inf, 0)) < behind[0][:2]:
-            return
-        rank, job, ready = heapq.heappop(behind)
-        self._called[slot], self._caller[job] = (rank, job), slot
-        heapq.heappush(self.waiting, (max(now, self._free[slot]), rank, job, ready))
+            queue.push(at + jobs.latency[job], -priority[child], child)
+        started += 1
+        if started % _CUT == 0 and budget.left == 0:
+            return None
+    return start
 
 
 def _improved(jobs: _Jobs, start: list[int], budget: Budget, rounds: int = 6) -> list[int]:

@@ -6,7 +6,6 @@ Slots are the resources of the cost table; a move holds each for its ticks, and 
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,6 +16,7 @@ from commlib.collectives import Collective
 from commlib.topology import CostTable
 from synth.errors import ScheduleError
 from synth.moves import Move, Moves, Parcel, Rows, ends, links_of, timed, to_moves
+from synth.waiting import Queue
 
 LISTED = 60_000
 """Moves up to which list scheduling is tried: beyond, its queue is too long, and orders that engines made are good."""
@@ -101,33 +101,29 @@ def _earliest(jobs: Iterable[tuple[int, int, int, list[tuple[int, int]]]], resou
 def listed(collective: Collective, costs: CostTable, parcels: tuple[Parcel, ...], rows: Sequence[Move]) -> Moves:
     """List scheduling: of all moves that can start, the earliest; then the one with the longest way to go.
 
-    ``rows`` give the dependences only. O(M log M) and again for every time that a resource turns out to be taken.
+    ``rows`` give the dependences only. O(M log M) and again each time that a move waited for more than one resource.
 
     Raises:
         ScheduleError: a move over a link that is not there.
     """
     work = _Work.of(costs, parcels, rows)
-    free: dict[int, int] = {}
+    queue = Queue(work.uses)
     ready = [0] * len(rows)
     starts = [0] * len(rows)
     waiting = list(work.needs)
-    queue = [(0, -work.tail[m], m) for m in range(len(rows)) if not waiting[m]]
-    heapq.heapify(queue)
+    for m in range(len(rows)):
+        if not waiting[m]:
+            queue.push(0, -work.tail[m], m)
     order = []
-    while queue:
-        at, tail, m = heapq.heappop(queue)
-        possible = max([ready[m], *(free.get(slot, 0) for slot, _ in work.uses[m])])
-        if possible > at:
-            heapq.heappush(queue, (possible, tail, m))
-            continue
+    while (following := queue.pop()) is not None:
+        at, m = following
         starts[m] = at
         order.append(m)
-        free.update((slot, at + ticks) for slot, ticks in work.uses[m])
         for follower in work.after[m]:
             ready[follower] = max(ready[follower], at + work.latency[m])
             waiting[follower] -= 1
             if not waiting[follower]:
-                heapq.heappush(queue, (ready[follower], -work.tail[follower], follower))
+                queue.push(ready[follower], -work.tail[follower], follower)
     return timed(collective, costs, parcels, [starts[m] for m in order], [rows[m] for m in order])
 
 

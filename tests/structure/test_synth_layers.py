@@ -16,7 +16,7 @@ import synth
 ROOT = Path(synth.__file__).resolve().parent
 FILES = sorted(ROOT.rglob("*.py"))
 ROOMS = {
-    "types": "errors symmetry discover problem schedule engine moves retiming own_first",
+    "types": "errors symmetry discover problem schedule engine moves retiming waiting own_first",
     "solvers": "interrupts solver solver_cp solver_flow solver_glop solver_lp",
     "posing": "sketch crossing logical explain pose demands",
     "heuristics": "listing greedy spread",
