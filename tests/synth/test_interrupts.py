@@ -14,41 +14,44 @@ import pytest
 
 from synth.interrupts import interruptible
 
-HEADER = """
+ALARM = """
 import os, signal, threading
 threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+"""
+KNAPSACKS = """
+import random
+chance = random.Random(0)
+values = [chance.randint(10, 60) for _ in range(200)]
+rows = [[chance.randint(5, 60) for _ in values] for _ in range(60)]
 """
 CP = """
 from synth.solver_cp import Limits, Model
 model = Model()
-flags = [[model.flag() for _ in range(29)] for _ in range(30)]
-for row in flags:
-    model.implies_any(row[0].negated(), row[1:])
-for column in zip(*flags):
-    for i, first in enumerate(column):
-        for second in column[:i]:
-            model.at_least(1, first + second)
-model.solve(Limits(60))
+flags, lost = [model.flag() for _ in values], model.number(0, sum(values))
+for row in rows:
+    model.at_most_sum(flags, row, sum(row) // 3)
+model.at_most_sum(flags, [-value for value in values], lost - sum(values))
+model.minimise(lost)
 """
 MIP = """
 from synth.solver import Limits, Model, solve
-import random
-chance, model = random.Random(0), Model()
-for _ in range(200):
-    model.variable(0, 1, True, -chance.randint(10, 60))
-for _ in range(60):
-    row = [chance.randint(5, 60) for _ in range(200)]
+model = Model()
+for value in values:
+    model.variable(0, 1, True, -value)
+for row in rows:
     model.row(list(enumerate(row)), "<=", sum(row) // 3)
-solve(model, Limits(60))
 """
+SEARCHES = [("ortools", CP, "model.solve(Limits(60))"), ("highspy", MIP, "solve(model, Limits(60))")]
 
 
-@pytest.mark.parametrize(("needs", "text"), [("ortools", CP), ("highspy", MIP)])
-def test_a_search_in_native_code_is_interrupted(needs, text):
+@pytest.mark.parametrize(("needs", "model", "search"), SEARCHES, ids=["CP-SAT", "HiGHS"])
+def test_a_search_in_native_code_is_interrupted(needs, model, search):
     if importlib.util.find_spec(needs) is None:
         pytest.skip(f"needs {needs}")
     began = time.monotonic()
-    ended = subprocess.run([sys.executable, "-c", HEADER + text], capture_output=True, timeout=50, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", KNAPSACKS + model + ALARM + search], capture_output=True, timeout=50, check=False
+    )
     assert b"KeyboardInterrupt" in ended.stderr
     assert ended.returncode in (130, -signal.SIGINT)
     assert time.monotonic() - began < 30
