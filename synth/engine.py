@@ -29,8 +29,9 @@ class Progress(NamedTuple):
 class Budget:
     """How long an engine may search.
 
-    ``seconds`` is wall-clock time from the making of the budget on (infinite: no clock). ``work`` is the solver's deterministic time (None:
-    unlimited); a search that ends by proof or by work gives the same result every time. ``report`` hears of progress.
+    ``seconds`` is wall-clock time from the making of the budget on (infinite: no clock). ``work`` is the solver's
+    deterministic time (None: unlimited); a search that ends by proof or by work gives the same result every time.
+    ``report`` hears of progress.
     """
 
     seconds: float = 60.0

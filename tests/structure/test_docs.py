@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -28,7 +29,8 @@ def blocks(language: str) -> list:
 
 
 def run(command: list[str], directory: Path) -> str:
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=100)
+    clean = os.environ | {"COMMLIB_CACHE": str(directory / "cache")}
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=100, env=clean)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
