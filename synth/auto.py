@@ -13,16 +13,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from commlib.collectives import collective
 from commlib.demand import chunk_bytes
 from commlib.errors import SpecError
 from synth.engine import Budget
 from synth.pipeline import Question, solve
+from synth.pose import pose
 from synth.result import Result
 
 FACTOR = 16.0
 """Between the sizes at which candidates are synthesized."""
 CHUNKS = (1, 2, 4, 8)
 """Numbers of chunks per shard that are tried."""
+EVEN_RANKS = 32
+"""Ranks up to which the number of chunks that loads links evenly is looked for."""
 NEAR = 1.02
 """How much slower than the best an algorithm may be before the next takes over: fewer of them, for next to nothing."""
 
@@ -54,7 +58,7 @@ def solve_range(
     high: float,
     mode: str = "auto",
     budget: Budget | None = None,
-    chunks: Sequence[int] = CHUNKS,
+    chunks: Sequence[int] | None = None,
     search: Search = solve,
 ) -> tuple[SizeRange, ...]:
     """The fastest algorithms from ``low`` to ``high`` bytes, in order of size.
@@ -69,12 +73,29 @@ def solve_range(
         raise SpecError(f"a range of sizes goes from at least 1 byte up, not from {low} to {high}")
     budget = Budget() if budget is None else budget
     sizes = _samples(low, high)
-    wanted = [(size, each) for each in chunks for size in sizes]
+    tried = promising_chunks(ask(high, 1)) if chunks is None else chunks
+    wanted = [(size, each) for each in tried for size in sizes]
     found: list[Result] = []
     for left, (size, each) in zip(range(len(wanted), 0, -1), wanted, strict=True):
         share = replace(budget, seconds=budget.left / left, began=time.monotonic())
         found.append(search(ask(size, each), mode, share))
     return _ranges(found, low, high)
+
+
+def promising_chunks(asked: Question) -> tuple[int, ...]:
+    """The numbers of chunks per shard to try: ``CHUNKS``, and the one that loads the links most evenly.
+
+    The latter comes of packing trees (or of concurrent flow), and is left out on more than ``EVEN_RANKS`` ranks.
+    """
+    from synth.bandwidth import best_chunks
+
+    wanted = asked.collective
+    if wanted.ranks > EVEN_RANKS:
+        return CHUNKS
+    if wanted.name == "allreduce":
+        wanted = collective("allgather", wanted.ranks)
+    posed = pose(asked.topology, wanted, asked.chunk_bytes, asked.sketch, asked.bytes_of)
+    return tuple(sorted({*CHUNKS, best_chunks(posed.problem)}))
 
 
 def _samples(low: float, high: float) -> list[float]:

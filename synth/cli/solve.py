@@ -117,7 +117,6 @@ def solve_command(
     With a range of sizes (--size 1K-1G) the best algorithm for each part of it, each in a file of its own. The same
     question is answered from the cache where an earlier search ended by proof.
     """
-    from synth.auto import CHUNKS
     from synth.engine import Budget
     from synth.portfolio import MODES
 
@@ -134,7 +133,7 @@ def solve_command(
         asked = ask(found, wanted, None if limits is None else limits[0])
         deliver(_search(asked, how), output, save, as_json)
     else:
-        tried = CHUNKS if chunks is None else (chunks,)
+        tried = None if chunks is None else (chunks,)
         ranges = _search_range(lambda at, each: ask(found, wanted._replace(chunks=each), at), limits, tried, how)
         deliver_range(ranges, output, save, as_json)
 
@@ -174,7 +173,9 @@ def _search(asked: Question, how: _How) -> Result:
         return solve(asked, how.mode, how.budget, instances=how.instances)
 
 
-def _search_range(ask_at: Ask, limits: tuple[int, int], chunks: Sequence[int], how: _How) -> tuple[SizeRange, ...]:
+def _search_range(
+    ask_at: Ask, limits: tuple[int, int], chunks: Sequence[int] | None, how: _How
+) -> tuple[SizeRange, ...]:
     from synth.auto import solve_range
     from synth.cache import Cache, solve_cached
     from synth.pipeline import solve

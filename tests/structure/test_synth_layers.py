@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "heuristics": {"types"},
     "engines": {"types", "solvers", "heuristics"},
     "composition": {"types"},
-    "whole": {"types", "solvers", "posing", "heuristics", "composition"},
+    "whole": {"types", "solvers", "posing", "heuristics", "engines", "composition"},
     "command": {"types", "posing", "engines", "composition", "whole"},
 }
 ROOM_OF = {module: kind for kind, modules in ROOMS.items() for module in modules.split()}

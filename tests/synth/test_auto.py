@@ -11,7 +11,7 @@ from commlib.demand import chunk_bytes
 from commlib.errors import SpecError
 from commlib.topology import named
 from synth import Budget, question, solve
-from synth.auto import NEAR, solve_range
+from synth.auto import NEAR, promising_chunks, solve_range
 
 
 def ask_of(topology, name):
@@ -38,6 +38,14 @@ def check_ranges(ranges, ask, chunks, low, high):
         part = ranges[0] if size == low else ranges[-1]
         said = part.times[0] if size == low else part.times[1]
         assert said <= NEAR * min(solve(ask(size, k), "greedy", Budget(seconds=5)).time for k in chunks) * (1 + 1e-6)
+
+
+def test_the_number_of_chunks_that_loads_links_evenly_is_tried():
+    ndv2 = named("ndv2", cost="taccl")
+    for name in ("allgather", "allreduce", "reducescatter"):
+        assert promising_chunks(question(ndv2, name, size=1 << 30)) == (1, 2, 4, 6, 8)
+    ranges = solve_range(ask_of(ndv2, "allgather"), 1 << 30, 1 << 30, "greedy", Budget(seconds=10))
+    assert [part.result.collective.chunks for part in ranges] == [6]
 
 
 def test_one_size_has_one_range():
