@@ -69,6 +69,7 @@ def optimum(topology: Topology, asked: Demand, horizon: int) -> int:
         model.add_no_overlap(intervals)
     model.minimize(end)
     solver = cp_model.CpSolver()
+    solver.parameters.catch_sigint_signal = False  # it would leave the signal without a handler
     solver.parameters.num_workers = 1
     assert solver.solve(model) == cp_model.OPTIMAL
     return round(solver.objective_value)

@@ -84,10 +84,14 @@ def test_what_a_search_returns_or_raises_is_passed_on():
 
 def test_an_interrupt_stops_the_search_before_it_goes_on():
     stopped = threading.Event()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever ran before may have left none
     alarm = threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT))
     alarm.start()
-    with pytest.raises(KeyboardInterrupt):
-        interruptible(lambda: stopped.wait(20), stopped.set)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interruptible(lambda: stopped.wait(20), stopped.set)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert stopped.is_set()
 
 
