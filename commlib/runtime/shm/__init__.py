@@ -1,0 +1,1 @@
+"""Shared memory between the ranks of one host: segments, flags, waiting, and the execution of tables over them."""
