@@ -1,10 +1,10 @@
 """The control area of a segment: which word lies where, who writes it, and why the order of memory is right.
 
 Each rank has one segment: control area, scratch (two lanes), FIFOs, and rings for send and recv. Everyone maps all
-of them. Every word below has one writer, but for the bell; counters grow and are never reset.
+of them. Every word below has one writer, but for the bell and the alarm; counters grow and are never reset.
 
-    owner writes    header, beat, entered, done, board, where, failure, credit[channel][receiver]
-    others write    signal[channel][sender], tail[channel][sender], bell
+    owner writes    header, entered, done, board, where, stall, state, failure, credit[channel][receiver]
+    others write    signal[channel][sender], tail[channel][sender], bell, alarm
 
 Order. A sender writes data, then the counter with release; a receiver reads the counter with acquire, then the data.
 On x86-64 both are plain moves, because loads are not reordered with loads nor stores with stores; on 64-bit Arm they
@@ -43,10 +43,16 @@ WHERE = 4 * LINE
 ``WAITS`` index), tile. All 0 but call when it does not wait."""
 STATE = 5 * LINE
 """u32: a ``STATES`` index."""
+ALARM = STATE + 4
+"""u32: 1 once any rank of the group has failed, so that the owner refuses its next call; any rank may set it."""
 FAILURE = 6 * LINE
-"""u32 kind (0: none), i32 root rank, u64 call, i32 noticed_by, then text, UTF-8 with a zero at its end. Written
-before STATE becomes failed."""
-FAILURE_BYTES = 10 * LINE
+"""u32 kind (0: none), i32 root rank, u64 call, i32 noticed_by, u32 CRC-32 of all of it with the CRC as 0, then text,
+UTF-8 with a zero at its end. Written before STATE becomes failed; who reads it half written sees that by the CRC."""
+FAILURE_BYTES = 9 * LINE
+STALL = 15 * LINE
+"""u64 CLOCK_MONOTONIC in ns when the owner was last told that it makes no progress, then a bit for each peer (of the
+first ``STALL_RANKS``) that any of its threadblocks waits for: WHERE has only one of them."""
+STALL_RANKS = (LINE - 8) * 8
 BOARD = 16 * LINE
 BOARD_ENTRY = 3 * LINE
 """call u64, first epoch u64, fingerprint u64, input u64, output u64 (addresses or region << 48 | offset), then
