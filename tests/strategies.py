@@ -78,7 +78,7 @@ def _blocks(random: Random, rank: int, ranks: int) -> list[_Block]:
 
 def _add_step(random: Random, c: Collective, scratch: list[int], blocks: list[_Block], nops: bool) -> None:
     block = random.choice(blocks)
-    ops = [op for op in Op if op is not Op.NOP or nops]
+    ops = [op for op in Op if not op.one_sided and (op is not Op.NOP or nops)]
     ops = [op for op in ops if (not op.sends or block.send is not None) and (not op.receives or block.recv is not None)]
     sizes = dict(
         zip(Buffer, (c.input_chunks(block.rank), c.output_chunks(block.rank), scratch[block.rank]), strict=True)

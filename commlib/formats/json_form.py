@@ -4,6 +4,9 @@ The steps are columns, one list per property, which is compact and quick at a mi
 rank, send, recv, channel and the number of steps, ``steps`` has op, source and destination buffer (a letter per
 step, ``-`` for none) and index (null for none), count, and the numbers of dependences; ``depends`` holds the global
 numbers of the steps that are waited for, one after another.
+
+An algorithm with one-sided steps is of version 2, which adds ``operands``: how many each step has (``counts``), and
+rank, buffer, index and whether it is written (0 or 1) of each, step after step.
 """
 
 from __future__ import annotations
@@ -21,14 +24,18 @@ from commlib.files.json_fields import Fields, Json, parse_json
 from commlib.formats.collective_json import collective_from_json, collective_to_json
 from commlib.formats.limits import DEFAULT_LIMITS, ReaderLimits, check_algorithm
 from commlib.ir.algorithm import NOTHING, OP_OF_SHORT, Algorithm, Ints, Op, Origins
+from commlib.ir.ops import TWO_SIDED
 
 FORMAT = "commlib-algorithm"
 VERSION = 1
+ONE_SIDED_VERSION = 2
 
 _KEYS = {"format", "version", "name", "protocol", "placements", "collective", "scratch_chunks"}
 _LEVELS = {"threadblocks", "steps", "depends", "origins"}
+_OPERANDS = {"operands"}
 _BLOCK_KEYS = {"rank", "send", "recv", "channel", "steps"}
 _STEP_KEYS = {"op", "source_buffer", "source_index", "destination_buffer", "destination_index", "count", "depends"}
+_OPERAND_KEYS = {"counts", "rank", "buffer", "index", "writes"}
 _LETTERS = "ios-"
 
 
@@ -36,9 +43,10 @@ def to_json(algorithm: Algorithm) -> dict[str, Json]:
     """The JSON form, as dictionaries and lists. Linear in the number of steps and dependences."""
     a = algorithm
     short = [op.short for op in Op]
+    operands: dict[str, Json] = {"operands": _operands_to_json(a)} if a.one_sided else {}
     return {
         "format": FORMAT,
-        "version": VERSION,
+        "version": ONE_SIDED_VERSION if a.one_sided else VERSION,
         "name": a.name,
         "protocol": a.protocol,
         "placements": [placement.value for placement in Placement if placement in a.placements],
@@ -61,7 +69,18 @@ def to_json(algorithm: Algorithm) -> dict[str, Json]:
             "depends": np.diff(a.dep_start).tolist(),
         },
         "depends": a.dep.tolist(),
+        **operands,
         "origins": None if a.origins is None else _origins_to_json(a.origins),
+    }
+
+
+def _operands_to_json(a: Algorithm) -> dict[str, Json]:
+    return {
+        "counts": np.diff(a.operand_start).tolist(),
+        "rank": a.operand_rank.tolist(),
+        "buffer": _letters(a.operand_buffer),
+        "index": _or_null(a.operand_index),
+        "writes": a.operand_writes.tolist(),
     }
 
 
@@ -90,18 +109,20 @@ def from_json(value: Json, file: str = "<json>", limits: ReaderLimits = DEFAULT_
     top = Fields.of(value, file, "the file")
     if top.values.get("format") != FORMAT:
         top.fail(f"must be {FORMAT!r}", key="format")
-    if type(top.values.get("version")) is not int or top.values["version"] != VERSION:
-        top.fail(f"must be {VERSION}, the version that this library reads", key="version")
-    top.check_keys(_KEYS | _LEVELS)
+    version = top.values.get("version")
+    if type(version) is not int or version not in (VERSION, ONE_SIDED_VERSION):
+        top.fail(f"must be {VERSION} or {ONE_SIDED_VERSION}, the versions that this library reads", key="version")
+    one_sided = version == ONE_SIDED_VERSION
+    top.check_keys(_KEYS | _LEVELS | (_OPERANDS if one_sided else set()))
     try:
-        algorithm = _build(top, limits)
+        algorithm = _build(top, limits, OP_OF_SHORT if one_sided else TWO_SIDED)
     except AlgorithmError as error:
         top.refuse(error)
     check_algorithm(algorithm, limits, file)
     return algorithm
 
 
-def _build(top: Fields, limits: ReaderLimits) -> Algorithm:
+def _build(top: Fields, limits: ReaderLimits, ops: dict[str, Op]) -> Algorithm:
     blocks = _level(top, "threadblocks", _BLOCK_KEYS)
     steps = _level(top, "steps", _STEP_KEYS)
     collective = collective_from_json(top.values["collective"], top.file, "collective", limits)
@@ -114,7 +135,7 @@ def _build(top: Fields, limits: ReaderLimits) -> Algorithm:
         tb_recv=_peers(blocks, "recv"),
         tb_channel=_ints(blocks.integers("channel")),
         tb_start=_starts(blocks.integers("steps")),
-        op=_ints([OP_OF_SHORT[word] for word in steps.words("op", OP_OF_SHORT)]),
+        op=_ints([ops[word] for word in steps.words("op", ops)]),
         source_buffer=_buffers(steps, "source_buffer"),
         source_index=_peers(steps, "source_index"),
         destination_buffer=_buffers(steps, "destination_buffer"),
@@ -125,7 +146,21 @@ def _build(top: Fields, limits: ReaderLimits) -> Algorithm:
         placements=frozenset(map(Placement, top.words("placements", (p.value for p in Placement)))),
         protocol=top.string("protocol"),
         origins=_origins(top, len(steps.values["op"])),
+        **_operand_columns(top),
     )
+
+
+def _operand_columns(top: Fields) -> dict[str, Ints]:
+    if "operands" not in top.values:
+        return {}
+    fields = _level(top, "operands", _OPERAND_KEYS)
+    return {
+        "operand_start": _starts(fields.integers("counts")),
+        "operand_rank": _ints(fields.integers("rank")),
+        "operand_buffer": _buffers(fields, "buffer"),
+        "operand_index": _peers(fields, "index"),
+        "operand_writes": _ints(fields.integers("writes")),
+    }
 
 
 def _level(top: Fields, key: str, keys: set[str]) -> Fields:
@@ -198,7 +233,7 @@ def json_text(algorithm: Algorithm) -> str:
 
 
 def _line(key: str, value: Json) -> str:
-    if key not in _LEVELS or not isinstance(value, dict):
+    if key not in _LEVELS | _OPERANDS or not isinstance(value, dict):
         return f"{json.dumps(key)}: {json.dumps(value, separators=(',', ':'))}"
     inner = ",\n  ".join(_line(column, row) for column, row in value.items())
     return f"{json.dumps(key)}: {{\n  {inner}\n}}"

@@ -53,6 +53,8 @@ def without_nops(algorithm: Algorithm, max_dependences: int = DEFAULT_LIMITS.max
         tb_start=kept[algorithm.tb_start],
         dep_start=np.concatenate(([0], np.cumsum(counts[keep]))),
         dep=number[flat],
+        # Nops have no operands, so that no row of them goes.
+        operand_start=algorithm.operand_start[np.append(keep, True)],
         origins=_kept_origins(algorithm.origins, keep),
     )
 

@@ -4,21 +4,12 @@ receive connection on one channel. The only thing that verifier, simulator and r
 Held as columns (one row per threadblock, one row per step; frozen), read through the record views ``Threadblock``
 and ``Step``. Steps are numbered globally, in (rank, threadblock, step) order; dependences name them by that number.
 
-What a step does (``src`` is local, the *message* is what arrives on the receive connection):
-
-    op     reads        writes   sends            meaning
-    s      src          -        src              send
-    r      message      dst      -                receive
-    rcs    message      dst      message          receive, copy, send
-    rrc    message,src  dst      -                dst = src + message
-    rrs    message,src  -        src + message    as rrc, but passed on and not kept
-    rrcs   message,src  dst      src + message    as rrc, and passed on
-    cpy    src          dst      -                dst = src
-    re     src,dst      dst      -                dst = dst + src
-    nop    -            -        -                waits for its dependences only
+What a step does is told in ``commlib.ir.ops``. A two-sided step has a local source or destination in its columns and
+talks over its threadblock's connections; a one-sided step has rows of operands instead, which may be of any rank.
 
 A step of count k moves k neighbouring chunks as one message. A connection is (sender, receiver, channel): the k-th
-message sent on it is the k-th received. A step starts after the one before it in its threadblock and after every
+message sent on it is the k-th received. Signals and waits meet likewise: the k-th wait of a rank on (peer, itself,
+channel) is for the peer's k-th signal. A step starts after the one before it in its threadblock and after every
 step it depends on (of the same rank) has finished. On a large launch the whole program repeats for each tile of a
 chunk.
 """
@@ -27,120 +18,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import IntEnum
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
 from commlib.collectives import Buffer, Collective, Placement
-from commlib.errors import AlgorithmError
-
-Ints = npt.NDArray[np.int64]
-NOTHING = -1
-"""In a column: no peer, no slot. The record views say None."""
-
-
-class Op(IntEnum):
-    """The operation of a step; the module's text has their meaning."""
-
-    SEND = 0
-    RECV = 1
-    RECV_COPY_SEND = 2
-    RECV_REDUCE_COPY = 3
-    RECV_REDUCE_SEND = 4
-    RECV_REDUCE_COPY_SEND = 5
-    COPY = 6
-    REDUCE = 7
-    NOP = 8
-
-    @property
-    def short(self) -> str:
-        """The operation's name in MSCCL XML."""
-        return _SHORT[self]
-
-    @property
-    def receives(self) -> bool:
-        """Whether the step takes a message from its receive connection."""
-        return bool(RECEIVES[self])
-
-    @property
-    def sends(self) -> bool:
-        """Whether the step puts a message on its send connection."""
-        return bool(SENDS[self])
-
-    @property
-    def has_source(self) -> bool:
-        """Whether the step reads its local source slots."""
-        return bool(HAS_SOURCE[self])
-
-    @property
-    def has_destination(self) -> bool:
-        """Whether the step writes its destination slots."""
-        return bool(HAS_DESTINATION[self])
-
-    @property
-    def reduces(self) -> bool:
-        """Whether the step combines two operands."""
-        return bool(REDUCES[self])
-
-
-_SHORT = ("s", "r", "rcs", "rrc", "rrs", "rrcs", "cpy", "re", "nop")
-OP_OF_SHORT: dict[str, Op] = {short: Op(code) for code, short in enumerate(_SHORT)}
-#                            s  r  rcs rrc rrs rrcs cpy re nop
-RECEIVES = np.array([0, 1, 1, 1, 1, 1, 0, 0, 0], dtype=bool)
-SENDS = np.array([1, 0, 1, 0, 1, 1, 0, 0, 0], dtype=bool)
-HAS_SOURCE = np.array([1, 0, 0, 1, 1, 1, 1, 1, 0], dtype=bool)
-HAS_DESTINATION = np.array([0, 1, 1, 1, 0, 1, 1, 1, 0], dtype=bool)
-REDUCES = np.array([0, 0, 0, 1, 1, 1, 0, 1, 0], dtype=bool)
-
-
-@dataclass(frozen=True)
-class Span:
-    """``count`` neighbouring chunks of one buffer of one rank."""
-
-    buffer: Buffer
-    index: int
-    count: int
-
-    def __str__(self) -> str:
-        end = "" if self.count == 1 else f":{self.index + self.count}"
-        return f"{self.buffer.letter}[{self.index}{end}]"
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step, as a record. ``number`` is global; ``index`` is its place in its threadblock."""
-
-    number: int
-    rank: int
-    threadblock: int
-    index: int
-    op: Op
-    source: Span | None
-    destination: Span | None
-    count: int
-    depends: tuple[tuple[int, int], ...]
-    """The steps it waits for, as (threadblock, step index) of the same rank."""
-
-    def __str__(self) -> str:
-        source = "" if self.source is None else f" {self.source}"
-        destination = "" if self.destination is None else f" -> {self.destination}"
-        waits = ", ".join(f"{tb}.{step}" for tb, step in self.depends)
-        return f"{self.op.short}{source}{destination}{' after ' + waits if waits else ''}"
-
-
-@dataclass(frozen=True)
-class Threadblock:
-    """One threadblock, as a record."""
-
-    rank: int
-    index: int
-    send: int | None
-    recv: int | None
-    channel: int
-    steps: range
-    """The global numbers of its steps."""
+from commlib.ir.checks import check
+from commlib.ir.ops import HAS_DESTINATION as HAS_DESTINATION
+from commlib.ir.ops import HAS_SOURCE as HAS_SOURCE
+from commlib.ir.ops import NOTHING as NOTHING
+from commlib.ir.ops import ONE_SIDED as ONE_SIDED
+from commlib.ir.ops import OP_OF_SHORT as OP_OF_SHORT
+from commlib.ir.ops import RECEIVES as RECEIVES
+from commlib.ir.ops import REDUCES as REDUCES
+from commlib.ir.ops import SENDS as SENDS
+from commlib.ir.ops import SYNCHRONIZES as SYNCHRONIZES
+from commlib.ir.ops import Ints as Ints
+from commlib.ir.ops import Op as Op
+from commlib.ir.records import RemoteSpan as RemoteSpan
+from commlib.ir.records import Span as Span
+from commlib.ir.records import Step as Step
+from commlib.ir.records import Threadblock as Threadblock
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,13 +50,20 @@ class Origins:
     line: Ints
 
 
+def _no_rows() -> Ints:
+    return np.zeros(0, dtype=np.int64)
+
+
 @dataclass(frozen=True, eq=False)
 class Algorithm:
     """A compiled collective algorithm; see the module's text for what its steps mean.
 
     Columns ``tb_*`` have one row per threadblock, ordered by rank; ``tb_start`` has one row more and delimits their
     steps. Columns ``op`` ... ``count`` have one row per step. The dependences of step s are
-    ``dep[dep_start[s]:dep_start[s + 1]]``. ``placements`` are those it was written for; what holds is what
+    ``dep[dep_start[s]:dep_start[s + 1]]``; the operands of a one-sided step are the rows of ``operand_*`` from
+    ``operand_start[s]`` to ``operand_start[s + 1]``: sources first, in the order in which they are combined, then
+    destinations (``operand_writes`` 1). A signal, wait or flush has one row with the peer's rank and no slot. Left
+    out, there are no operands. ``placements`` are those it was written for; what holds is what
     ``verify`` proves. Two Algorithms are equal when all but their origins are.
 
     Raises:
@@ -184,13 +89,21 @@ class Algorithm:
     placements: frozenset[Placement] = frozenset(Placement)
     protocol: str = "Simple"
     origins: Origins | None = field(default=None, repr=False)
+    operand_start: Ints = field(default_factory=_no_rows)
+    operand_rank: Ints = field(default_factory=_no_rows)
+    operand_buffer: Ints = field(default_factory=_no_rows)
+    operand_index: Ints = field(default_factory=_no_rows)
+    operand_writes: Ints = field(default_factory=_no_rows)
 
     def __post_init__(self) -> None:
-        for name in _TB_COLUMNS + _STEP_COLUMNS:
+        if not len(self.operand_rank) and not np.any(self.operand_start):
+            # Also where ``replace`` changed the number of steps of an algorithm without operands.
+            object.__setattr__(self, "operand_start", np.zeros(len(self.op) + 1, dtype=np.int64))
+        for name in TB_COLUMNS + STEP_COLUMNS:
             column = np.ascontiguousarray(getattr(self, name), dtype=np.int64)
             column.flags.writeable = False
             object.__setattr__(self, name, column)
-        _check(self)
+        check(self)
 
     @property
     def ranks(self) -> int:
@@ -222,6 +135,24 @@ class Algorithm:
         """The rank of each step."""
         return self.tb_rank[self.step_threadblock]
 
+    @cached_property
+    def operand_step(self) -> Ints:
+        """The step of each operand row."""
+        return np.repeat(np.arange(self.step_count, dtype=np.int64), np.diff(self.operand_start))
+
+    @cached_property
+    def one_sided(self) -> bool:
+        """Whether any step is one-sided."""
+        return bool(ONE_SIDED[self.op].any())
+
+    @cached_property
+    def touches_peers_tensors(self) -> tuple[bool, bool]:
+        """(reads, writes): whether any step reads, and writes, another rank's input or output itself."""
+        tensor = (self.operand_buffer == Buffer.INPUT) | (self.operand_buffer == Buffer.OUTPUT)
+        theirs = tensor & (self.operand_rank != self.step_rank[self.operand_step])
+        writes = self.operand_writes != 0
+        return bool(np.any(theirs & ~writes)), bool(np.any(theirs & writes))
+
     def buffer_chunks(self, rank: int, buffer: Buffer) -> int:
         """The size of a buffer in chunks."""
         return self.collective.buffer_chunks(rank, buffer, self.scratch_chunks)
@@ -248,17 +179,40 @@ class Algorithm:
         rank = int(self.tb_rank[row])
         op, count = Op(int(self.op[number])), int(self.count[number])
         deps = self.dep[int(self.dep_start[number]) : int(self.dep_start[number + 1])]
+        source = _span(self.source_buffer[number], self.source_index[number], count)
+        destination = _span(self.destination_buffer[number], self.destination_index[number], count)
+        sources, destinations, peer = self._operands(number, rank, source, destination)
         return Step(
             number,
             rank,
             row - int(self.rank_start[rank]),
             number - int(self.tb_start[row]),
             op,
-            _span(self.source_buffer[number], self.source_index[number], count),
-            _span(self.destination_buffer[number], self.destination_index[number], count),
+            source,
+            destination,
             count,
             tuple(self.place(int(dep))[1:] for dep in deps),
+            sources,
+            destinations,
+            peer,
         )
+
+    def _operands(
+        self, number: int, rank: int, source: Span | None, destination: Span | None
+    ) -> tuple[tuple[RemoteSpan, ...], tuple[RemoteSpan, ...], int | None]:
+        """Sources, destinations and peer of a step, as in its record."""
+        op, first, end = int(self.op[number]), int(self.operand_start[number]), int(self.operand_start[number + 1])
+        if not ONE_SIDED[op]:
+            return _remote(rank, source), _remote(rank, destination), None
+        ranks = self.operand_rank[first:end].tolist()
+        if SYNCHRONIZES[op]:
+            return (), (), int(ranks[0])
+        buffers, indices = self.operand_buffer[first:end].tolist(), self.operand_index[first:end].tolist()
+        count, writes = int(self.count[number]), int(self.operand_writes[first:end].sum())
+        rows = zip(ranks, buffers, indices, strict=True)
+        spans = tuple(RemoteSpan(owner, Span(Buffer(buffer), index, count)) for owner, buffer, index in rows)
+        peer = int(ranks[1]) if op == Op.PUT else int(ranks[0]) if op == Op.GET else None
+        return spans[: len(spans) - writes], spans[len(spans) - writes :], peer
 
     def place(self, number: int) -> tuple[int, int, int]:
         """(rank, threadblock, step index) of a step number."""
@@ -281,24 +235,19 @@ class Algorithm:
             return NotImplemented
         plain = ("name", "collective", "scratch_chunks", "placements", "protocol")
         return all(getattr(self, name) == getattr(other, name) for name in plain) and all(
-            np.array_equal(getattr(self, name), getattr(other, name)) for name in _TB_COLUMNS + _STEP_COLUMNS
+            np.array_equal(getattr(self, name), getattr(other, name)) for name in TB_COLUMNS + STEP_COLUMNS
         )
 
     def __hash__(self) -> int:
         return hash((self.name, self.collective, self.step_count))
 
 
-_TB_COLUMNS = ("tb_rank", "tb_send", "tb_recv", "tb_channel", "tb_start")
-_STEP_COLUMNS = (
-    "op",
-    "source_buffer",
-    "source_index",
-    "destination_buffer",
-    "destination_index",
-    "count",
-    "dep_start",
-    "dep",
+TB_COLUMNS = ("tb_rank", "tb_send", "tb_recv", "tb_channel", "tb_start")
+STEP_COLUMNS = (
+    *("op", "source_buffer", "source_index", "destination_buffer", "destination_index", "count", "dep_start", "dep"),
+    *("operand_start", "operand_rank", "operand_buffer", "operand_index", "operand_writes"),
 )
+"""The names of all columns, in order: two algorithms differ in none of them, or differ."""
 
 
 def _optional(value: np.int64) -> int | None:
@@ -309,80 +258,5 @@ def _span(buffer: np.int64, index: np.int64, count: int) -> Span | None:
     return None if buffer == NOTHING else Span(Buffer(int(buffer)), int(index), count)
 
 
-def _check(a: Algorithm) -> None:
-    """Refuse columns that do not fit together; what an algorithm *does* is the verifier's business."""
-    steps, blocks = len(a.op), len(a.tb_rank)
-    if len(a.scratch_chunks) != a.ranks:
-        raise AlgorithmError(f"{a.name}: scratch sizes for {len(a.scratch_chunks)} ranks, not {a.ranks}")
-    for name in _TB_COLUMNS:
-        if len(getattr(a, name)) != blocks + (name == "tb_start"):
-            raise AlgorithmError(f"{a.name}: column {name} has {len(getattr(a, name))} rows for {blocks} threadblocks")
-    for name in _STEP_COLUMNS[:-1]:
-        if len(getattr(a, name)) != steps + (name == "dep_start"):
-            raise AlgorithmError(f"{a.name}: column {name} has {len(getattr(a, name))} rows for {steps} steps")
-    _check_threadblocks(a, steps)
-    _check_steps(a)
-
-
-def _check_threadblocks(a: Algorithm, steps: int) -> None:
-    for column, low, high in ((a.tb_rank, 0, a.ranks), (a.tb_send, NOTHING, a.ranks), (a.tb_recv, NOTHING, a.ranks)):
-        if np.any(column < low) or np.any(column >= high):
-            raise AlgorithmError(f"{a.name}: a threadblock names a rank outside 0..{a.ranks - 1}")
-    if np.any(np.diff(a.tb_rank) < 0):
-        raise AlgorithmError(f"{a.name}: threadblocks are not ordered by rank")
-    if np.any(a.tb_channel < 0):
-        raise AlgorithmError(f"{a.name}: a threadblock has a negative channel")
-    if a.tb_start[0] != 0 or a.tb_start[-1] != steps or np.any(np.diff(a.tb_start) < 0):
-        raise AlgorithmError(f"{a.name}: threadblocks do not delimit the {steps} steps")
-
-
-def _check_steps(a: Algorithm) -> None:
-    if np.any(a.op < 0) or np.any(a.op >= len(Op)):
-        raise AlgorithmError(f"{a.name}: a step has an unknown operation")
-    _check_operands(a)
-    block = a.step_threadblock
-    for has, column, word in ((SENDS, a.tb_send, "sends"), (RECEIVES, a.tb_recv, "receives")):
-        _refuse(a, has[a.op] & (column[block] == NOTHING), f"{word}, but its threadblock has no such peer")
-    _check_dependences(a)
-
-
-def _check_operands(a: Algorithm) -> None:
-    nop = a.op == Op.NOP
-    _refuse(a, np.where(nop, a.count != 0, a.count < 1), "has a count that its operation cannot have")
-    operands = (
-        (HAS_SOURCE[a.op], a.source_buffer, a.source_index, "source"),
-        (HAS_DESTINATION[a.op], a.destination_buffer, a.destination_index, "destination"),
-    )
-    for has, buffer, index, word in operands:
-        _refuse(a, (buffer < NOTHING) | (buffer >= len(Buffer)), f"has an unknown {word} buffer")
-        _refuse(a, has != (buffer != NOTHING), f"must have a {word} exactly when its operation uses one")
-        _refuse(a, np.where(has, index < 0, index != NOTHING), f"has a {word} index that cannot be")
-        _refuse(a, has & (index + a.count > _buffer_limits(a, buffer)), f"has a {word} outside its buffer")
-
-
-def _buffer_limits(a: Algorithm, buffer: Ints) -> Ints:
-    limits = np.array([[a.buffer_chunks(r, b) for b in Buffer] for r in range(a.ranks)], dtype=np.int64)
-    return limits[a.step_rank, buffer]
-
-
-def _check_dependences(a: Algorithm) -> None:
-    if a.dep_start[0] != 0 or a.dep_start[-1] != len(a.dep) or np.any(np.diff(a.dep_start) < 0):
-        raise AlgorithmError(f"{a.name}: dep_start does not delimit the dependences")
-    if np.any(a.dep < 0) or np.any(a.dep >= a.step_count):
-        raise AlgorithmError(f"{a.name}: a dependence names a step that does not exist")
-    owner = np.repeat(np.arange(a.step_count, dtype=np.int64), np.diff(a.dep_start))
-    foreign = np.zeros(a.step_count, dtype=bool)
-    foreign[owner[a.step_rank[owner] != a.step_rank[a.dep]]] = True
-    _refuse(a, foreign, "depends on a step of another rank")
-
-
-def _refuse(a: Algorithm, wrong: npt.NDArray[np.bool_], message: str) -> None:
-    if wrong.any():
-        number = int(np.argmax(wrong))
-        rank, threadblock, index = a.place(number)
-        raise AlgorithmError(
-            f"{a.name}: rank {rank} threadblock {threadblock} step {index} {message}",
-            rank=rank,
-            threadblock=threadblock,
-            step=index,
-        )
+def _remote(rank: int, span: Span | None) -> tuple[RemoteSpan, ...]:
+    return () if span is None else (RemoteSpan(rank, span),)

@@ -12,6 +12,11 @@ from commlib.collectives import Buffer, Collective, Placement
 from commlib.errors import AlgorithmError
 from commlib.ir.algorithm import NOTHING, Algorithm, Ints, Op, Origins
 
+Slot = tuple[int, Buffer, int]
+"""(rank, buffer, index) of an operand of a one-sided step."""
+
+_Operand = tuple[int, int, int, int]
+
 
 @dataclass
 class AlgorithmBuilder:
@@ -41,11 +46,23 @@ class AlgorithmBuilder:
         count: int = 1,
         depends: Sequence[tuple[int, int]] = (),
         line: int = 0,
+        *,
+        sources: Sequence[Slot] = (),
+        destinations: Sequence[Slot] = (),
+        peer: int | None = None,
     ) -> None:
-        """Append a step to the threadblock begun last; ``depends`` are (threadblock, step) of the same rank."""
+        """Append a step to the threadblock begun last; ``depends`` are (threadblock, step) of the same rank.
+
+        A one-sided step has ``sources`` and ``destinations``, slots as (rank, buffer, index), or a ``peer`` (signal,
+        wait, flush), instead of ``source`` and ``destination``; the count of the latter is 0.
+        """
         if not self._blocks:
             raise AlgorithmError(f"{self.name}: a step before any threadblock")
-        self._blocks[-1].rows.append(_Row(op, source, destination, count, tuple(depends), line))
+        operands: list[_Operand] = [(rank, int(buffer), index, 0) for rank, buffer, index in sources]
+        operands += [(rank, int(buffer), index, 1) for rank, buffer, index in destinations]
+        if peer is not None:
+            operands.insert(0, (peer, NOTHING, NOTHING, 0))
+        self._blocks[-1].rows.append(_Row(op, source, destination, count, tuple(depends), line, tuple(operands)))
 
     def build(self, file: str | None = None) -> Algorithm:
         """The finished Algorithm; ``file`` names the origin of the steps' lines."""
@@ -55,6 +72,7 @@ class AlgorithmBuilder:
         deps = self._dependences(blocks, starts)
         lines = np.array([row.line for row in rows], dtype=np.int64)
         sources, destinations = [row.source for row in rows], [row.destination for row in rows]
+        operands = np.array([o for row in rows for o in row.operands], dtype=np.int64).reshape(-1, 4)
         return Algorithm(
             self.name,
             self.collective,
@@ -75,6 +93,11 @@ class AlgorithmBuilder:
             placements=self.placements,
             protocol=self.protocol,
             origins=None if file is None else Origins((file,), np.zeros(len(rows), dtype=np.int64), lines),
+            operand_start=np.cumsum([0] + [len(row.operands) for row in rows], dtype=np.int64),
+            operand_rank=operands[:, 0],
+            operand_buffer=operands[:, 1],
+            operand_index=operands[:, 2],
+            operand_writes=operands[:, 3],
         )
 
     def _dependences(self, blocks: list[_Block], starts: Ints) -> list[list[int]]:
@@ -115,6 +138,7 @@ class _Row:
     count: int
     depends: tuple[tuple[int, int], ...]
     line: int
+    operands: tuple[_Operand, ...] = ()
 
 
 def _column(slots: list[tuple[Buffer, int] | None], part: int) -> Ints:

@@ -17,6 +17,7 @@ import numpy as np
 from commlib.collectives import Buffer, Placement
 from commlib.errors import FormatError
 from commlib.ir.algorithm import NOTHING, Ints, Op
+from commlib.ir.ops import TWO_SIDED
 from commlib.ir.trace import Trace, address_map
 
 _INSTRUCTION_COLUMNS = (
@@ -157,7 +158,7 @@ def graph_from_text(text: str, trace: Trace, file: str = "<text>") -> Instructio
     Raises:
         FormatError: a line that is not one instruction; it names file and line.
     """
-    shorts = {op.short: op for op in Op}
+    shorts = TWO_SIDED
     columns: dict[str, list[int]] = {name: [] for name in _INSTRUCTION_COLUMNS}
     for number, line in enumerate(text.splitlines(), start=1):
         op, *pairs = line.split(" ")

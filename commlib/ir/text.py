@@ -11,8 +11,15 @@
       0 s i[0]
       1 rrcs i[1] -> o[1]
       2 r -> o[0] after 1.4, 2.0
+    tb 1 channel 0
+      0 put i[0] -> 1.s[0]
+      1 signal 1
+      2 wait 1
+      3 rr i[1] + 1.s[1] -> o[1]
+      4 st o[1] -> 1.o[1], s[0]
 
-A span is a buffer letter and chunks, ``o[3]`` or ``o[3:5]``; a dependence is threadblock.step of the same rank.
+A span is a buffer letter and chunks, ``o[3]`` or ``o[3:5]``, in a one-sided step with the number of its rank and a dot
+before it when that is another one; a dependence is threadblock.step of the same rank.
 ``send`` and ``recv`` stand only where there is such a peer. A custom collective has further lines: ``custom
 specified`` (or ``unspecified``), ``inputs`` and ``outputs`` with a size per rank, ``offsets`` with input:output per
 rank, and for each output chunk with a condition ``want rank.chunk = rank.chunk rank.chunk ...``. ``#`` begins a
@@ -29,7 +36,7 @@ from dataclasses import dataclass, field
 from commlib.collectives import Buffer
 from commlib.errors import AlgorithmError
 from commlib.ir.algorithm import HAS_DESTINATION, HAS_SOURCE, OP_OF_SHORT, Algorithm, Op, Threadblock
-from commlib.ir.builder import AlgorithmBuilder
+from commlib.ir.builder import AlgorithmBuilder, Slot
 from commlib.ir.text_lines import LineReader, header_lines
 
 _BLOCK = re.compile(r"tb (\d+)(?: send (\d+))?(?: recv (\d+))? channel (\d+)", re.ASCII)
@@ -37,6 +44,7 @@ _SPAN = r"([ios])\[(\d+)(?::(\d+))?\]"
 _STEP = re.compile(
     rf"(\d+) ([a-z]+)(?: {_SPAN})?(?: -> {_SPAN})?(?: after (\d+\.\d+(?:, \d+\.\d+)*))?", re.ASCII
 )  # fmt: skip
+_OPERAND = re.compile(rf"(?:(\d+)\.)?{_SPAN}", re.ASCII)
 
 
 def algorithm_to_text(algorithm: Algorithm) -> str:
@@ -118,8 +126,40 @@ class _Parser(LineReader):
         while (word := self.peek()) and word[0].isdigit():
             self.at += 1
             self.placed[rank, block, place] = self.at
-            self._step(builder, self.lines[self.at - 1].strip(), place)
+            line = self.lines[self.at - 1].strip()
+            words = line.split(None, 2)
+            op = OP_OF_SHORT.get(words[1]) if len(words) > 1 else None
+            if op is not None and op.one_sided:
+                self._one_sided(builder, op, line, rank, place)
+            else:
+                self._step(builder, line, place)
             place += 1
+
+    def _one_sided(self, builder: AlgorithmBuilder, op: Op, line: str, rank: int, place: int) -> None:
+        body, _, waits = line.partition(" after ")
+        number, _, operands = (*body.split(" ", 2), "")[:3]
+        if self.number(number) != place:
+            self.fail(f"step {place} belongs here, not step {number}", step=place)
+        depends = [self.slot(word) for word in waits.split(", ")] if waits else []
+        if op.synchronizes:
+            builder.step(op, None, None, 0, depends, self.at, peer=self.number(operands))
+            return
+        left, _, right = operands.partition(" -> ")
+        sources = [self._operand(word, rank) for word in left.split(" + ")]
+        destinations = [self._operand(word, rank) for word in right.split(", ")]
+        if len({count for _, count in (*sources, *destinations)}) > 1:
+            self.fail("sources and destinations differ in size", step=place)
+        ends = ([slot for slot, _ in sources], [slot for slot, _ in destinations])
+        builder.step(op, None, None, sources[0][1], depends, self.at, sources=ends[0], destinations=ends[1])
+
+    def _operand(self, word: str, rank: int) -> tuple[Slot, int]:
+        """(rank, buffer, index) and count of an operand of a one-sided step of ``rank``."""
+        match = _OPERAND.fullmatch(word)
+        span = None if match is None else self._span(match, 2)
+        if match is None or span is None:
+            self.fail(f"operands are like o[3], 1.s[0:2], with ' + ' and ', ' between and ' -> ', not {word[:40]!r}")
+        owner = rank if match[1] is None else self.number(match[1])
+        return (owner, span[0], span[1]), span[2]
 
     def _step(self, builder: AlgorithmBuilder, line: str, place: int) -> None:
         match = _STEP.fullmatch(line)

@@ -29,8 +29,8 @@ Change = Callable[[dict[str, Any]], object]
     ("change", "message"),
     [
         (lambda j: j.update(format="x"), "the file.format: must be 'commlib-algorithm'"),
-        (lambda j: j.update(version=2), "the file.version: must be 1, the version that this library reads"),
-        (lambda j: j.update(version=True), "the file.version: must be 1"),
+        (lambda j: j.update(version=3), "the file.version: must be 1 or 2, the versions that this library reads"),
+        (lambda j: j.update(version=True), "the file.version: must be 1 or 2"),
         (lambda j: j.pop("name"), "the file.name: key 'name' is missing"),
         (lambda j: j.update(color=1), "the file.color: key 'color' is unknown"),
         (lambda j: j.update(name=1), "the file.name: must be a string, not 1"),

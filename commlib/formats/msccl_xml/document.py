@@ -14,13 +14,14 @@ from xml.parsers import expat
 from commlib.errors import FormatError
 from commlib.formats.limits import ReaderLimits, refuse
 from commlib.formats.msccl_xml import names
-from commlib.ir.algorithm import HAS_DESTINATION, HAS_SOURCE, NOTHING, OP_OF_SHORT, Op
+from commlib.ir.algorithm import HAS_DESTINATION, HAS_SOURCE, NOTHING, Op
+from commlib.ir.ops import TWO_SIDED
 
 _NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}", re.ASCII)
 _BUFFERS = {"i": 0, "o": 1, "s": 2}
 _PARENT = {"algo": None, "gpu": "algo", "tb": "gpu", "step": "tb"}
-_READS = {short: bool(HAS_SOURCE[op]) for short, op in OP_OF_SHORT.items()}
-_WRITES = {short: bool(HAS_DESTINATION[op]) for short, op in OP_OF_SHORT.items()}
+_READS = {short: bool(HAS_SOURCE[op]) for short, op in TWO_SIDED.items()}
+_WRITES = {short: bool(HAS_DESTINATION[op]) for short, op in TWO_SIDED.items()}
 Attributes = dict[str, str]
 
 
@@ -244,9 +245,9 @@ class _Reader:
             document.fail(line, f"step s={place} where s={block.steps} belongs", step=place)
         block.steps += 1
         kind = attributes.get("type")
-        op = OP_OF_SHORT.get(kind or "")
+        op = TWO_SIDED.get(kind or "")
         if kind is None or op is None:
-            document.fail(line, f"step type {kind!r} is not one of {', '.join(OP_OF_SHORT)}", step=place)
+            document.fail(line, f"step type {kind!r} is not one of {', '.join(TWO_SIDED)}", step=place)
         nop = op is Op.NOP
         steps.line.append(line)
         steps.op.append(int(op))

@@ -23,7 +23,7 @@ from commlib.formats.limits import DEFAULT_LIMITS
 from commlib.formats.msccl_xml import names
 from commlib.formats.msccl_xml.fusion import separators
 from commlib.formats.waits import without_nops
-from commlib.ir.algorithm import HAS_DESTINATION, HAS_SOURCE, NOTHING, Algorithm, Ints, Op
+from commlib.ir.algorithm import HAS_DESTINATION, HAS_SOURCE, NOTHING, ONE_SIDED, Algorithm, Ints, Op
 from commlib.ir.links import links
 
 _UNWRITABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -79,13 +79,15 @@ def xml_text(
     return "\n".join(lines)
 
 
-def _lost(algorithm: Algorithm, what: str) -> NoReturn:
-    raise FormatError(f"{algorithm.name}: MSCCL XML cannot hold {what}; save it as .json, which holds everything")
+def _lost(algorithm: Algorithm, what: str, **fields: object) -> NoReturn:
+    message = f"{algorithm.name}: MSCCL XML cannot hold {what}; save it as .json, which holds everything"
+    raise FormatError(message, **fields)
 
 
 def _check_expressible(algorithm: Algorithm) -> None:
     if algorithm.protocol not in names.PROTOCOLS:
         _lost(algorithm, f"protocol {algorithm.protocol!r} (only {', '.join(names.PROTOCOLS)})")
+    _check_two_sided(algorithm)
     if not algorithm.placements:
         _lost(algorithm, "an algorithm that is for no placement")
     for word, text in (("algorithm", algorithm.name), ("collective", algorithm.collective.name)):
@@ -94,6 +96,15 @@ def _check_expressible(algorithm: Algorithm) -> None:
     itself = (algorithm.tb_send == algorithm.tb_rank) | (algorithm.tb_recv == algorithm.tb_rank)
     if itself.any():
         _lost(algorithm, f"a connection of rank {int(algorithm.tb_rank[np.argmax(itself)])} with itself")
+
+
+def _check_two_sided(algorithm: Algorithm) -> None:
+    if not algorithm.one_sided:
+        return
+    step = algorithm.step(int(np.argmax(ONE_SIDED[algorithm.op])))
+    at = {"rank": step.rank, "threadblock": step.threadblock, "step": step.index}
+    place = ", ".join(f"{word} {number}" for word, number in at.items())
+    _lost(algorithm, f"the one-sided step {str(step)[:60]!r} ({place})", **at)
 
 
 def _header(algorithm: Algorithm, dialect: names.Dialect, low: int | None, high: int | None) -> str:
