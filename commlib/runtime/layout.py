@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from commlib.collectives import Buffer, Collective, Placement
 from commlib.errors import SpecError
-from commlib.ir.algorithm import RECEIVES, SENDS, Algorithm
+from commlib.ir.algorithm import RECEIVES, SENDS, Algorithm, Ints
 from commlib.runtime.flow import Label, flow, slot_label
 
 Sizes = tuple[tuple[int, ...], ...]
@@ -109,6 +111,32 @@ def message_lengths(algorithm: Algorithm, layout: ChunkLayout, step: int) -> tup
     if layout.padded or (layout.sizes is None and layout.elements % layout.collective.chunks == 0):
         return (layout.nominal,) * count
     return tuple(layout.length(label) for label in flow(algorithm, layout.placement).moved[step])
+
+
+def chunk_lengths(algorithm: Algorithm, layout: ChunkLayout, steps: Ints, chunks: Ints) -> Ints:
+    """The length, in elements, of chunk ``chunks[i]`` of step ``steps[i]``, for all i at once."""
+    if layout.padded or (layout.sizes is None and layout.elements % layout.collective.chunks == 0):
+        return np.full(len(steps), layout.nominal, dtype=np.int64)
+    moved = flow(algorithm, layout.placement).moved
+    lengths: dict[Label, int] = {}
+    found = np.empty(len(steps), dtype=np.int64)
+    for row, (step, chunk) in enumerate(zip(steps.tolist(), chunks.tolist(), strict=True)):
+        label = moved[step][chunk]
+        if label not in lengths:
+            lengths[label] = layout.length(label)
+        found[row] = lengths[label]
+    return found
+
+
+def slot_starts(layout: ChunkLayout, ranks: Ints, buffers: Ints, indices: Ints) -> Ints:
+    """Where input and output slots start, as ``ChunkLayout.slot`` has it, for all at once."""
+    if layout.padded:
+        return indices * layout.nominal
+    if layout.sizes is None:
+        shards, chunks = np.divmod(indices, layout.collective.chunks)
+        return np.asarray(shards * layout.elements + np.minimum(chunks * layout.nominal, layout.elements))
+    slots = zip(ranks.tolist(), buffers.tolist(), indices.tolist(), strict=True)
+    return np.array([layout.slot(rank, Buffer(buffer), index) for rank, buffer, index in slots], dtype=np.int64)
 
 
 def prove_layout(algorithm: Algorithm, layout: ChunkLayout) -> None:

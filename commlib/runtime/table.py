@@ -68,9 +68,10 @@ LINK = np.dtype([("peer", "<i4"), ("channel", "<i4")])
 class RankTable:
     """One rank's launch. Arrays are of the record types above.
 
-    ``width``: elements of a chunk in a full tile. ``dtype`` and ``combine`` are names (``DTYPES`` of ``tensors``,
-    ``Combine``); a table that combines nothing has ``combine`` None. ``reads_peers`` and ``writes_peers``: it reads
-    or writes the input or output of other ranks, not only scratch: those tensors must be reachable.
+    ``width``: elements of a chunk in a full tile; in a launch of one tile, of the longest move. ``dtype`` and
+    ``combine`` are names (``DTYPES`` of ``tensors``, ``Combine``); a table that combines nothing has ``combine``
+    None. ``reads_peers`` and ``writes_peers``: some rank reads or writes the input or output of another, not only
+    scratch: those tensors must be reachable (equal on all ranks).
     ``synchronizing``: no rank ends before every rank has begun (proved by the verifier), so that the next epoch
     needs no further care for scratch. ``threadblocks[i]`` is the threadblock of block row i, for messages.
     """
