@@ -18,6 +18,7 @@ _HOME = {
     "CommlibError": "commlib.errors",
     "Communicator": "commlib.runtime",
     "CompileOptions": "commlib.compiler",
+    "OneSidedProgram": "commlib.dsl",
     "Placement": "commlib.collectives",
     "Program": "commlib.dsl",
     "Reduction": "commlib.reductions",
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from commlib.compiler import CompileOptions as CompileOptions
     from commlib.compiler import compile_trace as compile_trace
     from commlib.dsl import Chunk as Chunk
+    from commlib.dsl import OneSidedProgram as OneSidedProgram
     from commlib.dsl import Program as Program
     from commlib.dsl import record as record
     from commlib.errors import CommlibError as CommlibError

@@ -64,13 +64,15 @@ class AlgorithmBuilder:
             operands.insert(0, (peer, NOTHING, NOTHING, 0))
         self._blocks[-1].rows.append(_Row(op, source, destination, count, tuple(depends), line, tuple(operands)))
 
-    def build(self, file: str | None = None) -> Algorithm:
-        """The finished Algorithm; ``file`` names the origin of the steps' lines."""
+    def build(self, file: str | None = None, origins: Origins | None = None) -> Algorithm:
+        """The finished Algorithm; ``file`` names the origin of the steps' lines, or ``origins`` are given whole."""
         blocks = sorted(self._blocks, key=lambda block: block.rank)
         starts = np.cumsum([0] + [len(block.rows) for block in blocks], dtype=np.int64)
         rows = [row for block in blocks for row in block.rows]
         deps = self._dependences(blocks, starts)
-        lines = np.array([row.line for row in rows], dtype=np.int64)
+        if file is not None:
+            lines = np.array([row.line for row in rows], dtype=np.int64)
+            origins = Origins((file,), np.zeros(len(rows), dtype=np.int64), lines)
         sources, destinations = [row.source for row in rows], [row.destination for row in rows]
         operands = np.array([o for row in rows for o in row.operands], dtype=np.int64).reshape(-1, 4)
         return Algorithm(
@@ -92,7 +94,7 @@ class AlgorithmBuilder:
             dep=np.array([d for dep in deps for d in dep], dtype=np.int64),
             placements=self.placements,
             protocol=self.protocol,
-            origins=None if file is None else Origins((file,), np.zeros(len(rows), dtype=np.int64), lines),
+            origins=origins,
             operand_start=np.cumsum([0] + [len(row.operands) for row in rows], dtype=np.int64),
             operand_rank=operands[:, 0],
             operand_buffer=operands[:, 1],
