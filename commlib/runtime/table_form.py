@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from commlib.collectives import Buffer, Placement
-from commlib.ir.algorithm import Algorithm, Op, Span, Step
+from commlib.ir.algorithm import Algorithm, Op, RemoteSpan, Step
 from commlib.runtime.flow import address
 from commlib.runtime.plan import overlaps
 from commlib.runtime.table import (
@@ -28,11 +28,15 @@ from commlib.runtime.table import (
     NONE,
     NOP,
     PEERS,
+    SIGNAL,
     STEP,
+    WAIT,
     Rows,
 )
 
 Ints = npt.NDArray[np.int64]
+_KINDS = {Op.SIGNAL: SIGNAL, Op.WAIT: WAIT, Op.NOP: NOP, Op.FLUSH: NOP}
+"""What is no move. A put is a copy that is done when its step is: so there is nothing to flush."""
 Flags = npt.NDArray[np.bool_]
 
 
@@ -117,23 +121,22 @@ def _moves_up(algorithm: Algorithm, placement: Placement, step: Step) -> bool:
 
 def _sources(step: Step, chunk: int) -> tuple[Operand, ...]:
     message = [Operand(MESSAGE_IN, NONE, NONE, chunk)] if step.op.receives else []
-    if step.op is Op.REDUCE:
-        return (*_local(step, step.destination, chunk), *_local(step, step.source, chunk))
-    return (*_local(step, step.source, chunk), *message)
+    before = step.destinations if step.op is Op.REDUCE else ()
+    return (*_slots(step, before, chunk), *_slots(step, step.sources, chunk), *message)
 
 
 def _destinations(step: Step, chunk: int) -> tuple[Operand, ...]:
     message = [Operand(MESSAGE_OUT, NONE, NONE, chunk)] if step.op.sends else []
-    return (*message, *_local(step, step.destination, chunk))
+    return (*message, *_slots(step, step.destinations, chunk))
 
 
-def _local(step: Step, span: Span | None, chunk: int) -> tuple[Operand, ...]:
-    return () if span is None else (_operand(step.rank, step.rank, span.buffer, span.index + chunk),)
-
-
-def _operand(owner: int, rank: int, buffer: Buffer, index: int) -> Operand:
-    base = int(buffer) if owner == rank else PEERS + 3 * rank + int(buffer)
-    return Operand(base, rank, int(buffer), index)
+def _slots(step: Step, spans: tuple[RemoteSpan, ...], chunk: int) -> tuple[Operand, ...]:
+    """Chunk ``chunk`` of each span, as seen from the step's rank."""
+    slots = []
+    for rank, span in ((remote.rank, remote.span) for remote in spans):
+        base = int(span.buffer) if rank == step.rank else PEERS + 3 * rank + int(span.buffer)
+        slots.append(Operand(base, rank, int(span.buffer), span.index + chunk))
+    return tuple(slots)
 
 
 def _without_self_copies(algorithm: Algorithm, placement: Placement, part: Part) -> Part:
@@ -191,7 +194,7 @@ class _Former:
     def _step(self, step: Step, links: tuple[int | None, int | None, int]) -> None:
         """Append the row of a step, unless nothing of it is left."""
         send, receive, channel = links
-        row, kind, peer = len(self.steps), MOVE, NONE
+        row, kind = len(self.steps), _KINDS.get(step.op, MOVE)
         parts = list(step_parts(self.algorithm, self.placement, step))
         to = self._link(self.sends, send, channel) if step.op.sends else NONE
         taken = self._link(self.receives, receive, channel) if step.op.receives else NONE
@@ -201,6 +204,8 @@ class _Former:
             return
         self.parts.extend((row, step.number, part) for part in parts)
         self.waits.append(step.depends)
+        peer = NONE if step.peer is None or kind not in (SIGNAL, WAIT) else step.peer
+        channel = NONE if peer == NONE else channel
         self.steps.append((kind, step.index, taken, to, peer, channel, 0, 0, 0, 0, 0))
 
     def _link(self, links: dict[tuple[int, int], int], peer: int | None, channel: int) -> int:

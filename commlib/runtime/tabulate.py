@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from commlib.collectives import Placement
 from commlib.errors import SpecError
-from commlib.ir.algorithm import RECEIVES, SENDS, Algorithm
+from commlib.ir.algorithm import ONE_SIDED, RECEIVES, SENDS, Algorithm, Op, RemoteSpan
+from commlib.runtime.flow import Slot, address
 from commlib.runtime.layout import ChunkLayout, chunk_lengths, slot_starts
 from commlib.runtime.table import MOVES, NONE, OPERAND, OWN_SCRATCH, RankTable, Rows
 from commlib.runtime.table_form import Flags, Form, Ints, rank_form
@@ -68,6 +70,7 @@ def tabulate(
     Raises:
         NotTabulable: no table can express the launch within these limits.
     """
+    _refuse_overlaps(algorithm, layout.placement)
     cut = cut_launch(algorithm, layout, itemsize, limits)
     form = rank_form(algorithm, layout.placement, rank)
     lengths = chunk_lengths(algorithm, layout, form.part_number, form.part_chunk)
@@ -94,8 +97,7 @@ def tabulate(
         itemsize,
         dtype,
         combine if form.combines else None,
-        False,
-        False,
+        *algorithm.touches_peers_tensors,
         synchronizing,
         form.threadblocks,
     )
@@ -130,6 +132,29 @@ def cut_launch(algorithm: Algorithm, layout: ChunkLayout, itemsize: int, limits:
     return Cut(-(-layout.nominal // width), width, _lines(width * itemsize))
 
 
+@lru_cache(maxsize=256)
+def _refuse_overlaps(algorithm: Algorithm, placement: Placement) -> None:
+    """Refuse a one-sided step in which a destination overlaps another operand in part, as it may in place."""
+    if placement is Placement.OUT:
+        return  # the Algorithm's own checks have seen to it
+    for number in np.flatnonzero(ONE_SIDED[algorithm.op] & (algorithm.count > 1)).tolist():
+        step = algorithm.step(number)
+        places = [_place(algorithm, span) for span in (*step.destinations, *step.sources)]
+        for written in places[: len(step.destinations)]:
+            if any(written[:2] == other[:2] and 0 < abs(written[2] - other[2]) < step.count for other in places):
+                raise NotTabulable(
+                    f"{algorithm.name}: rank {step.rank} threadblock {step.threadblock} step {step.index} ({step}) "
+                    "has operands that overlap in part in place",
+                    rank=step.rank,
+                    threadblock=step.threadblock,
+                    step=step.index,
+                )
+
+
+def _place(algorithm: Algorithm, remote: RemoteSpan) -> Slot:
+    return address(algorithm.collective, Placement.IN, remote.rank, remote.span.buffer, remote.span.index)
+
+
 class _Needs(NamedTuple):
     """Of a program: its most scratch chunks on a rank, chunks in a message, chunks in a step, and channels."""
 
@@ -142,7 +167,8 @@ class _Needs(NamedTuple):
 @lru_cache(maxsize=256)
 def _needs(algorithm: Algorithm) -> _Needs:
     moving = SENDS[algorithm.op] | RECEIVES[algorithm.op]
-    channels = algorithm.tb_channel[algorithm.step_threadblock[moving]]
+    talking = moving | np.isin(algorithm.op, (Op.SIGNAL, Op.WAIT))
+    channels = algorithm.tb_channel[algorithm.step_threadblock[talking]]
     return _Needs(
         max(algorithm.scratch_chunks),
         int(algorithm.count[moving].max(initial=0)),
