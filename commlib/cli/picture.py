@@ -6,27 +6,16 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from commlib.ir.algorithm import Algorithm, Ints, Threadblock
+    from commlib.ir.algorithm import Algorithm, Threadblock
 
 WIDEST = 32
 """Ranks beyond which a matrix no longer fits a screen."""
 
 
-def traffic(algorithm: Algorithm) -> Ints:
-    """The chunks that row sends to column, as a ranks x ranks matrix. O(ranks^2 + steps)."""
-    import numpy as np
-
-    from commlib.ir.algorithm import SENDS
-
-    sending = SENDS[algorithm.op]
-    block = algorithm.step_threadblock[sending]
-    matrix = np.zeros((algorithm.ranks, algorithm.ranks), dtype=np.int64)
-    np.add.at(matrix, (algorithm.tb_rank[block], algorithm.tb_send[block]), algorithm.count[sending])
-    return matrix
-
-
 def traffic_lines(algorithm: Algorithm) -> Iterator[str]:
     """The matrix of ``traffic`` as text, with a dot for nothing."""
+    from commlib.ir.stats import traffic
+
     if algorithm.ranks > WIDEST:
         yield f"(no traffic matrix: {algorithm.ranks} ranks are more than the {WIDEST} that fit)"
         return

@@ -31,7 +31,8 @@ def show_command(
     """Print an algorithm: summary, traffic and steps.
 
     A step reads "3 rrc i[2] -> o[2] after 1.0": the step's number, its operation, its spans of the input, output or
-    scratch buffer, and the threadblock.step of the same rank that it waits for. The file is only read.
+    scratch buffer, and the threadblock.step of the same rank that it waits for. Slots of other ranks, in one-sided
+    steps, have the rank before them: "put i[0] -> 1.s[3]". The file is only read.
     """
     algorithm = load_algorithm(file, collective, root)
     if rank is not None and rank >= algorithm.ranks:
@@ -85,13 +86,17 @@ def _step_json(algorithm: Algorithm, number: int) -> dict[str, object]:
     shown: dict[str, object] = {
         "step": step.index,
         "op": step.op.short,
-        "source": _span_json(step.source),
-        "destination": _span_json(step.destination),
+        "source": None if step.source is None else _span_json(step.source),
+        "destination": None if step.destination is None else _span_json(step.destination),
         "count": step.count,
         "depends": [list(place) for place in step.depends],
     }
+    if step.op.one_sided:
+        ends = {"sources": step.sources, "destinations": step.destinations}
+        shown |= {word: [{"rank": s.rank, **_span_json(s.span)} for s in spans] for word, spans in ends.items()}
+        shown["peer"] = step.peer
     return shown if origin is None else {**shown, "file": origin[0], "line": origin[1]}
 
 
-def _span_json(span: Span | None) -> dict[str, object] | None:
-    return None if span is None else {"buffer": span.buffer.name.lower(), "index": span.index}
+def _span_json(span: Span) -> dict[str, object]:
+    return {"buffer": span.buffer.name.lower(), "index": span.index}

@@ -9,6 +9,7 @@ from commlib.cli.console import counted, out
 
 if TYPE_CHECKING:
     from commlib.ir.algorithm import Algorithm
+    from commlib.ir.stats import Stats
     from commlib.verify import Report
 
 _PLACEMENT = {"in": "in place", "out": "out of place"}
@@ -37,6 +38,9 @@ def summary_json(algorithm: Algorithm) -> dict[str, object]:
         "longest_threadblock": stats.longest_threadblock,
         "channels": stats.channels,
         "messages": stats.messages,
+        "signals": stats.signals,
+        "remote_reads": stats.remote_reads,
+        "remote_writes": stats.remote_writes,
         "chunks_sent": list(stats.chunks_sent),
         "critical_path": stats.critical_path,
         "scratch_chunks": list(algorithm.scratch_chunks),
@@ -48,7 +52,7 @@ def summary_lines(algorithm: Algorithm) -> Iterator[str]:
     from commlib.ir.stats import statistics
 
     stats = statistics(algorithm)
-    path = "none (messages do not match)" if stats.critical_path is None else counted(stats.critical_path, "message")
+    path = _path_words(stats)
     most, scratch = stats.max_chunks_sent, max(algorithm.scratch_chunks, default=0)
     longest, moved = counted(stats.longest_threadblock, "step"), counted(stats.chunks_moved, "chunk")
     yield f"{algorithm.name}: {algorithm.collective}"
@@ -58,9 +62,20 @@ def summary_lines(algorithm: Algorithm) -> Iterator[str]:
     yield f"  threadblocks   {stats.threadblocks} (the longest has {longest})"
     yield f"  channels       {stats.channels}"
     yield f"  messages       {stats.messages} ({moved}; {most} from the rank that sends most)"
+    if algorithm.one_sided:
+        reads, writes = counted(stats.remote_reads, "read"), counted(stats.remote_writes, "write")
+        yield f"  one-sided      {counted(stats.signals, 'signal')}; {reads} and {writes} of other ranks' memory"
     yield f"  critical path  {path}"
     if scratch:
         yield f"  scratch        {counted(scratch, 'chunk')} on the rank that has most"
+
+
+def _path_words(stats: Stats) -> str:
+    if stats.critical_path is None:
+        return f"none ({'messages or signals' if stats.signals else 'messages'} do not match)"
+    if not stats.signals:
+        return counted(stats.critical_path, "message")
+    return f"{stats.critical_path} messages or signals"
 
 
 def print_summary(algorithm: Algorithm) -> None:

@@ -20,7 +20,8 @@ class ReaderLimits:
     ``max_work`` bounds slots x steps (ranks x chunks x steps). The analyses are near linear in the sum of both, but
     a content is as long as what was combined in it, and in the worst case each step combines anew: the product is
     what the worst file costs. Slots alone allow a product of 2**47; the default is 2**42. Ring allgather on 1024
-    ranks (1 M slots, 1 M steps: 2**40) and alltoall on 512 ranks are well inside all of them.
+    ranks (1 M slots, 1 M steps: 2**40) and alltoall on 512 ranks are well inside all of them. A one-sided step has any
+    number of operands: ``max_operands`` bounds those of all steps together, and each counts as a step in the work.
     """
 
     max_bytes: int = 512 << 20
@@ -33,6 +34,7 @@ class ReaderLimits:
     max_slots: int = 1 << 22
     max_work: int = 1 << 42
     max_dependences: int = 1 << 26
+    max_operands: int = 1 << 25
 
 
 DEFAULT_LIMITS = ReaderLimits()
@@ -44,9 +46,17 @@ def refuse(file: str, line: int, limit: str, bound: int, what: str) -> LimitErro
 
 
 def check_sizes(
-    collective: Collective, scratch: Sequence[int], steps: int, limits: ReaderLimits, file: str, line: int = 1
+    collective: Collective,
+    scratch: Sequence[int],
+    steps: int,
+    limits: ReaderLimits,
+    file: str,
+    line: int = 1,
+    operands: int = 0,
 ) -> None:
     """Refuse sizes that would make the users of an Algorithm allocate too much. O(ranks).
+
+    ``operands`` are those of the one-sided steps of all ranks.
 
     Raises:
         LimitError: more slots, steps or work than the limits allow.
@@ -57,14 +67,18 @@ def check_sizes(
         raise refuse(file, line, "max_slots", limits.max_slots, f"{slots} chunks in the buffers of all ranks")
     if steps > limits.max_steps:
         raise refuse(file, line, "max_steps", limits.max_steps, f"{steps} steps")
-    if slots * steps > limits.max_work:
-        raise refuse(file, line, "max_work", limits.max_work, f"ranks x chunks x steps is {slots * steps}")
+    work = slots * (steps + operands)
+    if work > limits.max_work:
+        raise refuse(file, line, "max_work", limits.max_work, f"ranks x chunks x steps is {work}")
 
 
 def check_algorithm(algorithm: Algorithm, limits: ReaderLimits, file: str) -> None:
     """``check_sizes`` of a whole Algorithm, for forms that hold it whole.
 
     Raises:
-        LimitError: more slots, steps or work than the limits allow.
+        LimitError: more slots, steps, operands or work than the limits allow.
     """
-    check_sizes(algorithm.collective, algorithm.scratch_chunks, algorithm.step_count, limits, file)
+    operands = len(algorithm.operand_rank)
+    if operands > limits.max_operands:
+        raise refuse(file, 1, "max_operands", limits.max_operands, f"{operands} operands of one-sided steps")
+    check_sizes(algorithm.collective, algorithm.scratch_chunks, algorithm.step_count, limits, file, operands=operands)

@@ -1,7 +1,8 @@
 """Links: which connections an Algorithm uses, and which message of which step is the k-th on each.
 
 A connection is (sender, receiver, channel). Verifier, statistics and runtimes need the same answer to "who receives
-what this step sends": it is worked out here once, on columns, in O(steps log steps).
+what this step sends": it is worked out here once, on columns, in O(steps log steps). Signals and waits meet in the
+same way, on rows of their own.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from commlib.ir.algorithm import NOTHING, RECEIVES, SENDS, Algorithm, Ints
+from commlib.ir.algorithm import NOTHING, RECEIVES, SENDS, SYNCHRONIZES, Algorithm, Ints, Op
+
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +64,33 @@ class Links:
 
 def links(algorithm: Algorithm) -> Links:
     """The connections in use and the order of the messages on each."""
-    a = algorithm
-    channels, channel = np.unique(a.tb_channel, return_inverse=True)
-    send_key = _key(a, a.tb_rank, a.tb_send, channel, len(channels))[a.step_threadblock]
-    recv_key = _key(a, a.tb_recv, a.tb_rank, channel, len(channels))[a.step_threadblock]
-    sending, receiving = SENDS[a.op], RECEIVES[a.op]
+    a, block = algorithm, algorithm.step_threadblock
+    return _links(a, a.tb_send[block], a.tb_recv[block], SENDS[a.op], RECEIVES[a.op])
+
+
+def signal_links(algorithm: Algorithm) -> Links:
+    """The same of signals: rows are the (sender, receiver, channel) that are signalled or waited for.
+
+    ``sends`` are the signals of each, in step order, and ``recvs`` the waits: the k-th wait is for the k-th signal.
+    Where several threadblocks signal or wait on one row, the order of their steps is not defined by this.
+    """
+    a, peer = algorithm, peers(algorithm)
+    return _links(a, peer, peer, a.op == Op.SIGNAL, a.op == Op.WAIT)
+
+
+def peers(algorithm: Algorithm) -> Ints:
+    """The peer of each signal, wait and flush; NOTHING for the other steps."""
+    found = np.full(algorithm.step_count, NOTHING, dtype=np.int64)
+    steps = np.flatnonzero(SYNCHRONIZES[algorithm.op])
+    found[steps] = algorithm.operand_rank[algorithm.operand_start[steps]]
+    return found
+
+
+def _links(a: Algorithm, send_peer: Ints, recv_peer: Ints, sending: Mask, receiving: Mask) -> Links:
+    channels, numbers = np.unique(a.tb_channel, return_inverse=True)
+    channel = numbers[a.step_threadblock]
+    send_key = _key(a, a.step_rank, send_peer, channel, len(channels))
+    recv_key = _key(a, recv_peer, a.step_rank, channel, len(channels))
     used = np.unique(np.concatenate([send_key[sending], recv_key[receiving]]))
     pair, row = np.divmod(used, max(len(channels), 1))
     send_link, sends, send_start = _ordered(used, send_key, sending)
@@ -88,7 +113,7 @@ def _key(a: Algorithm, sender: Ints, receiver: Ints, channel: Ints, channels: in
     return key
 
 
-def _ordered(used: Ints, key: Ints, mask: npt.NDArray[np.bool_]) -> tuple[Ints, Ints, Ints]:
+def _ordered(used: Ints, key: Ints, mask: Mask) -> tuple[Ints, Ints, Ints]:
     link = np.full(len(key), NOTHING, dtype=np.int64)
     link[mask] = np.searchsorted(used, key[mask])
     steps = np.flatnonzero(mask)
