@@ -70,15 +70,16 @@ def differing(theirs: tuple[int, int, str], ours: tuple[int, int, str]) -> str:
 AFTER = "The process group cannot be used after this; make a new one."
 
 
-def failure(rank: int, call: str, waits: list[Wait], cause: Cause) -> ExecutionError:
-    """The error for this rank: where it was itself, and the root cause."""
+def failure(rank: int, call: str, waits: list[Wait], cause: Cause, /, **more: object) -> ExecutionError:
+    """The error for this rank: where it was itself, and the root cause; ``more`` are fields to add."""
     wait = next((wait for wait in waits if wait.peer == cause.rank), None) or next(
         (wait for wait in waits if wait.peer is not None), waits[0] if waits else None
     )
     kinds: dict[str, type[ExecutionError]] = {"mismatch": MismatchError, "deadline": DeadlineError}
     where = f"rank {rank}"
     if wait is not None:
-        where += f" threadblock {wait.threadblock} step {wait.step} waits {wait.what}"
+        where += f" threadblock {wait.threadblock} step {wait.step}" if wait.threadblock >= 0 else ""
+        where += f" waits {wait.what}"
     return kinds.get(cause.kind, PeerFailedError)(
         f"{where} in {call}: {cause.text}{_noticed(rank, cause)}. {AFTER}",
         rank=rank,
@@ -89,6 +90,7 @@ def failure(rank: int, call: str, waits: list[Wait], cause: Cause) -> ExecutionE
         root=cause.rank,
         cause=cause.kind,
         noticed_by=cause.noticed_by,
+        **more,
     )
 
 

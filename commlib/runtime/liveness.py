@@ -23,10 +23,21 @@ def condition(process: str) -> Condition | None:
     parts = process.rsplit(" ", 2)
     if len(parts) != 3 or parts[0] != _machine():
         return None
-    found = _stat(int(parts[1]))
-    if found is None or found[1] != parts[2] or found[0] in "ZX":
+    return process_condition(int(parts[1]), int(parts[2]))
+
+
+def process_condition(pid: int, start: int) -> Condition:
+    """What has become of the process of this pid namespace that had this id and began at this time (clock ticks)."""
+    found = _stat(pid)
+    if found is None or int(found[1]) != start or found[0] in "ZX":
         return "ended"
     return "stopped" if found[0] in "Tt" else "lives"
+
+
+def start_time(pid: int) -> int:
+    """When a process began, in clock ticks since the machine's start; 0 if there is none: pids come again, this not."""
+    found = _stat(pid)
+    return 0 if found is None else int(found[1])
 
 
 @cache

@@ -1,0 +1,256 @@
+"""The watch of one rank: told that nothing moves, it waits on, or ends the call with the root cause and tells all.
+
+It costs nothing while calls go well: the context calls it only when a wait has lasted for a slice (some 20 ms).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from commlib.errors import ExecutionError, PeerFailedError
+from commlib.runtime.cause import AFTER, Cause, failure
+from commlib.runtime.liveness import Condition, process_condition
+from commlib.runtime.shm.control import WAITS
+from commlib.runtime.shm.diagnosis import Patience, Sight, Situation, diagnose, first_failure, mismatch
+from commlib.runtime.shm.views import (
+    Said,
+    View,
+    alarmed,
+    raise_alarm,
+    read_view,
+    write_failure,
+    write_stall,
+    write_state,
+)
+from commlib.runtime.transport import Wait
+
+Waits = Sequence[tuple[int, int, int, int, int]]
+"""What a rank's threadblocks wait for: threadblock, step, kind (a ``WAITS`` index), peer, channel; -1: none."""
+
+MARGIN = 1.0
+"""Seconds before its deadline at which a rank judges who is late (a fifth of a shorter timeout), so that the error
+comes before the deadline."""
+STOPPED = 60.0
+"""Seconds that a stopped process gets to go on again; 0.3 of the timeout if that is less."""
+_LOOK = (0.02, 0.5)
+"""Seconds between two looks at the others: at first, and when nothing has moved for long."""
+_RECENT = 0.3
+_PHRASES = {
+    "signal": "for a signal of rank {peer} on channel {channel}",
+    "message": "for a message of rank {peer} on channel {channel}",
+    "room": "for room to send to rank {peer} on channel {channel}",
+    "guard": "for rank {peer} to finish the call before the last",
+}
+
+
+@dataclass
+class _Stall:
+    """One time of waiting: when its call began, when the others were last looked at, and who is suspected."""
+
+    call: int
+    began: float
+    seconds: float = 0.0
+    looked: float = 0.0
+    witnessed: float = 0.0
+    suspect: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class _During:
+    """What the rank does: a call, or (None) something outside of calls; in words, and how long it may take."""
+
+    call: Said | None
+    text: str
+    timeout: float
+
+
+class Watch:
+    """Watches over the calls of one rank of a group.
+
+    Args:
+        rank: this rank.
+        controls: the control area of each rank, this one's too, up to the end of the board.
+        ring: wakes the rank that is given, if it sleeps.
+        timeout: seconds that a call may take; set ``timeout`` before a call that may take another time. The time of
+            a call counts from the first wait of a slice on, so that calls that do not wait need no clock.
+        clock: CLOCK_MONOTONIC in seconds.
+        condition: what has become of a process, given its id and start time.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        controls: Sequence[memoryview],
+        ring: Callable[[int], None],
+        timeout: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+        condition: Callable[[int, int], Condition] = process_condition,
+    ) -> None:
+        self.rank, self.timeout = rank, timeout
+        self.cause: Cause | None = None
+        self._controls, self._own = controls, controls[rank]
+        self._ring, self._clock, self._condition = ring, clock, condition
+        self._publishing = threading.Lock()
+        self._stall: _Stall | None = None
+        self._outside: _Stall | None = None
+
+    def on_stall(self, seconds: float, waits: Waits) -> None:
+        """Nothing has moved in the call for ``seconds``. Without ``waits``: the call has not begun, refuse it if the
+        group has failed.
+
+        Raises:
+            PeerFailedError: a rank that this one depends on is gone, stopped, has failed, or did not come.
+            MismatchError: ranks make different calls.
+            DeadlineError: time is up, and no rank is known to be at fault.
+        """
+        try:
+            if not waits:
+                self.refuse()
+                return
+            mine = self._mine()
+            during = _During(mine, _words(mine), self.timeout)
+            self._stall = self._continued(self._stall, mine.call, seconds)
+            self._judge(self._stall, waits, during)
+        except BaseException as error:  # also KeyboardInterrupt, which comes to a rank that waits in here
+            self.report(error)
+            raise
+
+    def on_ring_stall(self, seconds: float, peers: Sequence[int], what: str, timeout: float) -> None:
+        """Outside of calls nothing has moved for ``seconds``; ``what`` is going on ("a receive from rank 1 (tag 5)").
+
+        Raises:
+            ExecutionError: as ``on_stall``.
+        """
+        try:
+            other = WAITS.index("other")
+            self._outside = self._continued(self._outside, 0, seconds)
+            self._judge(self._outside, [(-1, -1, other, peer, -1) for peer in peers], _During(None, what, timeout))
+        except BaseException as error:
+            self.report(error)
+            raise
+
+    def on_mismatch(self, peer: int) -> NoReturn:
+        """``peer`` makes another call under the number of this rank's.
+
+        Raises:
+            MismatchError: always; or PeerFailedError with the cause that another rank found first.
+        """
+        mine = self._mine()
+        cause = mismatch(Situation(self.rank, mine, (peer,)), peer, self._sights())
+        self._fail(cause, [(-1, -1, WAITS.index("other"), peer, -1)], _During(mine, _words(mine), self.timeout))
+
+    def refuse(self) -> None:
+        """At the start of a call.
+
+        Raises:
+            PeerFailedError: the group has failed before.
+        """
+        if not alarmed(self._own):
+            return
+        found = first_failure(read_view(control) for control in self._controls)
+        unknown = Cause("failed", self.rank, "a rank has failed", self.rank)
+        cause = self.cause or (unknown if found is None else found.cause)
+        self._publish(cause)
+        number = read_view(self._own).entered + 1
+        raise PeerFailedError(
+            f"rank {self.rank}: this group has failed before call {number}: {cause.text}. {AFTER}",
+            rank=self.rank,
+            call=number,
+            root=cause.rank,
+            cause=cause.kind,
+            noticed_by=cause.noticed_by,
+        )
+
+    def report(self, error: BaseException) -> None:
+        """This rank has ended a call with an error: publish it, unless the watch itself raised it."""
+        if self.cause is None:
+            text = str(error) or type(error).__name__
+            self._publish(Cause("failed", self.rank, f"rank {self.rank} failed: {text}", self.rank))
+
+    def close(self) -> None:
+        """Say that this rank makes no more calls."""
+        if read_view(self._own).state == "running":
+            write_state(self._own, "closed")
+
+    def _mine(self) -> Said:
+        view = read_view(self._own)
+        return view.said(view.entered) or Said(view.entered, 0, "")
+
+    def _continued(self, stall: _Stall | None, call: int, seconds: float) -> _Stall:
+        """The same time of waiting, or a new one."""
+        now = self._clock()
+        if stall is None or stall.call != call or (call == 0 and seconds < stall.seconds):
+            return _Stall(call, now - seconds, seconds)
+        if seconds < stall.seconds:
+            return _Stall(call, stall.began, seconds)
+        stall.seconds = seconds
+        return stall
+
+    def _judge(self, stall: _Stall, waits: Waits, during: _During) -> None:
+        """Say that nothing moves; look at the others if it is time to, and end the call if the cause is known."""
+        now = self._clock()
+        peers = tuple(dict.fromkeys(wait[3] for wait in waits if wait[3] >= 0))
+        write_stall(self._own, int(now * 1e9), peers)
+        late = now >= stall.began + during.timeout - min(MARGIN, 0.2 * during.timeout)
+        if not late and now < stall.looked + self._pause(stall):
+            return
+        recent = int((min(stall.looked or now, now - _RECENT)) * 1e9)
+        stall.witnessed += min(now - (stall.looked or now), 2 * _LOOK[1])
+        stall.looked = now
+        patience = Patience(stall.witnessed >= min(0.3 * during.timeout, STOPPED), late, recent)
+        cause = diagnose(Situation(self.rank, during.call, peers), self._sights(), patience)
+        suspect = None if cause is None else (cause.kind, cause.rank)
+        sure = cause is not None and (late or cause.kind == "mismatch" or cause.noticed_by != self.rank)
+        if cause is not None and (sure or suspect == stall.suspect):
+            self._fail(cause, waits, during)
+        stall.suspect = suspect
+
+    def _pause(self, stall: _Stall) -> float:
+        """Seconds until the next look: none while there is a suspect; a look takes some 20 us a rank."""
+        low, high = _LOOK
+        busy = max(1.0, len(self._controls) / 8)
+        return 0.0 if stall.suspect else min(high, max(low, stall.seconds / 10)) * busy
+
+    def _sights(self) -> dict[int, Sight]:
+        views = ((rank, read_view(control)) for rank, control in enumerate(self._controls) if rank != self.rank)
+        return {rank: Sight(view, self._look_up(view)) for rank, view in views}
+
+    def _look_up(self, view: View) -> Condition:
+        return self._condition(view.pid, view.start) if view.pid and view.state == "running" else "lives"
+
+    def _fail(self, cause: Cause, waits: Waits, during: _During) -> NoReturn:
+        self._publish(cause)
+        call = None if during.call is None else during.call.call
+        collective = None if during.call is None else during.call.text.split(" ", 1)[0]
+        raise _error(self.rank, during.text, waits, cause, call, collective)
+
+    def _publish(self, cause: Cause) -> None:
+        with self._publishing:
+            if self.cause is not None:
+                return
+            self.cause = cause
+            write_failure(self._own, cause, read_view(self._own).entered)
+        for rank, control in enumerate(self._controls):
+            raise_alarm(control)
+            if rank != self.rank:
+                self._ring(rank)
+
+
+def _words(call: Said) -> str:
+    return f"call {call.call} ({call.text})"
+
+
+def _error(
+    rank: int, text: str, waits: Waits, cause: Cause, call: int | None, collective: str | None
+) -> ExecutionError:
+    return failure(rank, text, list(_described(waits)), cause, call=call, collective=collective)
+
+
+def _described(waits: Waits) -> Iterator[Wait]:
+    for threadblock, step, kind, peer, channel in waits:
+        phrase = _PHRASES.get(WAITS[kind], "for rank {peer}").format(peer=peer, channel=channel)
+        yield Wait(threadblock, step, phrase, None if peer < 0 else peer, None if channel < 0 else channel)

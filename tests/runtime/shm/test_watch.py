@@ -1,0 +1,435 @@
+"""Why a rank of a shared-memory session is stuck, found in control areas that are plain memory, on a clock of ours."""
+
+from __future__ import annotations
+
+import struct
+from itertools import permutations
+
+import pytest
+from shm_areas import Areas, stall
+
+from commlib.errors import DeadlineError, ExecutionError, MismatchError, PeerFailedError
+from commlib.runtime.cause import Cause
+from commlib.runtime.shm.control import AFTER_BOARD, FAILURE, FAILURE_BYTES, STALL, WAITS
+from commlib.runtime.shm.views import (
+    KINDS,
+    alarmed,
+    read_view,
+    write_failure,
+    write_stall,
+    write_state,
+)
+
+
+def entered(ranks: int, call: int = 5) -> Areas:
+    areas = Areas(ranks)
+    for rank in range(ranks):
+        areas.enter(rank, call)
+    return areas
+
+
+def test_a_failure_is_read_as_it_was_written_and_a_torn_one_is_none() -> None:
+    control = memoryview(bytearray(AFTER_BOARD))
+    assert read_view(control).failure is None
+    for kind in KINDS[1:]:
+        assert kind is not None
+        write_failure(control, Cause(kind, 3, "räumt auf", 2), 9)
+        view = read_view(control)
+        assert view.failure is not None
+        assert (view.state, view.failure.call, view.failure.cause) == ("failed", 9, Cause(kind, 3, "räumt auf", 2))
+    control[FAILURE + 24] ^= 1
+    assert read_view(control).failure is None
+
+
+def test_a_long_text_stays_in_its_words() -> None:
+    control = memoryview(bytearray(AFTER_BOARD))
+    write_stall(control, 77, (1, 447))
+    write_failure(control, Cause("gone", 1, "x" * 5000, 0), 1)
+    view = read_view(control)
+    assert view.failure is not None
+    assert view.failure.cause.text == "x" * (FAILURE_BYTES - 25)
+    assert (view.stalled_at, view.stalled_on) == (77, (1, 447))
+    assert not any(control[STALL + 64 :])
+
+
+def test_peers_that_have_no_bit_are_left_out() -> None:
+    control = memoryview(bytearray(AFTER_BOARD))
+    write_stall(control, 5, (448, 3, -1))
+    assert read_view(control).stalled_on == (3,)
+
+
+def test_a_dead_process_ends_the_call_at_the_second_look_and_every_rank_hears_of_it() -> None:
+    areas = entered(3)
+    areas.wait(0, 5, 2)
+    areas.conditions[2] = "ended"
+    watch = areas.watch(0)
+    with pytest.raises(PeerFailedError) as caught:
+        stall(areas, watch, [1, 2], 1.0)
+    assert areas.now == pytest.approx(1000.1)
+    assert str(caught.value) == (
+        "rank 0 threadblock 1 step 4 waits for a signal of rank 2 on channel 2 in call 5 (allreduce ring): rank 2 is "
+        "gone: its process (102) has ended. The process group cannot be used after this; make a new one."
+    )
+    assert caught.value.fields == {
+        "rank": 0,
+        "peer": 2,
+        "channel": 2,
+        "threadblock": 1,
+        "step": 4,
+        "root": 2,
+        "cause": "gone",
+        "noticed_by": 0,
+        "call": 5,
+        "collective": "allreduce",
+    }
+    assert areas.rung == [1, 2]
+    assert [alarmed(control) for control in areas.controls] == [True] * 3
+    assert [read_view(control).state for control in areas.controls] == ["failed", "running", "running"]
+
+
+def test_a_word_that_comes_before_its_sender_dies_is_no_failure() -> None:
+    """The process was seen dead once, then this rank moved on; it is stuck anew for another rank."""
+    areas = entered(3)
+    watch = areas.watch(0)
+    areas.conditions[2] = "ended"
+    stall(areas, watch, [2], 0.05)
+    areas.enter(0, 6)
+    areas.enter(1, 6)
+    stall(areas, watch, [1], 2.0)
+    assert watch.cause is None
+
+
+@pytest.mark.parametrize("order", list(permutations((1, 2, 3))))
+def test_the_chain_of_waits_is_followed_to_the_root(order: tuple[int, ...]) -> None:
+    """Each waits for the next, the last for the dead rank 0: all name 0, whoever looks first."""
+    areas = entered(4)
+    first, second, third = order
+    for rank, peer in ((first, second), (second, third), (third, 0)):
+        areas.wait(rank, 5, peer)
+    areas.conditions[0] = "ended"
+    watches = {rank: areas.watch(rank) for rank in order}
+    for rank, peer in ((first, second), (third, 0), (second, third)):
+        with pytest.raises(PeerFailedError, match="rank 0 is gone") as caught:
+            stall(areas, watches[rank], [peer], 1.0)
+        assert (caught.value.fields["root"], caught.value.fields["peer"]) == (0, peer)
+
+
+def test_a_rank_that_waits_for_several_is_followed_to_all_of_them() -> None:
+    """WHERE of rank 1 shows rank 0, which lives and waits for 1; another threadblock of 1 waits for the dead 2."""
+    areas = entered(3)
+    areas.wait(0, 5, 1)
+    areas.wait(1, 5, 0)
+    areas.conditions[2] = "ended"
+    with pytest.raises(PeerFailedError, match="rank 2 is gone"):
+        stall(areas, areas.watch(0), [1], 1.0, lambda _: write_stall(areas.controls[1], int(areas.now * 1e9), (0, 2)))
+
+
+def test_what_a_rank_waited_for_long_ago_does_not_count() -> None:
+    areas = entered(3)
+    areas.wait(1, 5, 0)
+    areas.conditions[2] = "ended"
+    write_stall(areas.controls[1], int((areas.now - 5) * 1e9), (0, 2))
+    stall(areas, areas.watch(0), [1], 2.0)
+
+
+def test_a_rank_that_moved_on_since_it_was_stuck_is_not_followed() -> None:
+    areas = entered(3)
+    areas.conditions[2] = "ended"
+    stall(areas, areas.watch(0), [1], 2.0, lambda _: write_stall(areas.controls[1], int(areas.now * 1e9), (2,)))
+
+
+def test_a_dead_rank_that_nobody_waits_for_harms_nobody() -> None:
+    areas = entered(3)
+    areas.conditions[2] = "ended"
+    watch = areas.watch(0)
+    stall(areas, watch, [1], 8.0)
+    assert watch.cause is None
+
+
+def test_a_stopped_process_gets_time_to_go_on() -> None:
+    areas = entered(2)
+    areas.conditions[1] = "stopped"
+    stall(areas, areas.watch(0, timeout=10.0), [1], 2.9)
+    with pytest.raises(PeerFailedError, match=r"rank 1 stopped: its process \(101\) was stopped by a signal") as caught:
+        stall(areas, areas.watch(0, timeout=10.0), [1], 3.5)
+    assert caught.value.fields["cause"] == "stopped"
+
+
+def test_a_process_that_goes_on_is_waited_for() -> None:
+    areas = entered(2)
+    areas.conditions[1] = "stopped"
+    watch = areas.watch(0)
+    stall(areas, watch, [1], 2.0)
+    areas.conditions.clear()
+    stall(areas, watch, [1], 6.0)
+    assert watch.cause is None
+
+
+def test_time_in_which_this_rank_was_stopped_itself_does_not_count_for_others() -> None:
+    """A whole job is stopped and goes on, this rank first: the others get time to follow."""
+    areas = entered(2)
+    areas.conditions[1] = "stopped"
+    watch = areas.watch(0, timeout=100.0)
+    watch.on_stall(0.05, [(0, 0, 1, 1, 0)])
+    areas.now += 60
+    watch.on_stall(60.05, [(0, 0, 1, 1, 0)])
+    watch.on_stall(60.10, [(0, 0, 1, 1, 0)])
+    assert watch.cause is None
+
+
+@pytest.mark.parametrize(("timeout", "seconds"), [(10.0, 9.0), (1.0, 0.8), (2000.0, 1999.0)])
+def test_a_late_rank_is_waited_for_until_shortly_before_the_deadline(timeout: float, seconds: float) -> None:
+    areas = entered(2)
+    areas.enter(0, 6)
+    watch = areas.watch(0, timeout)
+    watch.on_stall(0.05, [(0, 0, 1, 1, 0)])
+    areas.now += seconds - 0.1
+    watch.on_stall(seconds - 0.05, [(0, 0, 1, 1, 0)])
+    areas.now += 0.06
+    text = "rank 1 never came to call 6: it is alive, and its last call was 5"
+    with pytest.raises(PeerFailedError, match=text) as caught:
+        watch.on_stall(seconds + 0.01, [(0, 0, 1, 1, 0)])
+    assert caught.value.fields["cause"] == "absent"
+
+
+def test_a_late_rank_is_named_by_all_that_wait_for_it_indirectly() -> None:
+    areas = entered(3)
+    for rank in (1, 2):
+        areas.enter(rank, 6)
+    areas.wait(2, 6, 1)
+    areas.wait(1, 6, 0)
+    for rank, peer in ((2, 1), (1, 0)):
+        with pytest.raises(PeerFailedError, match="rank 0 never came to call 6"):
+            stall(areas, areas.watch(rank), [peer], 10.0)
+
+
+def test_a_call_that_moves_now_and_then_has_a_deadline_all_the_same() -> None:
+    areas = entered(2)
+    watch = areas.watch(0, timeout=4.0)
+    for _ in range(2):
+        stall(areas, watch, [1], 1.5)
+    with pytest.raises(DeadlineError, match="rank 1 is alive, in call 5, and waits for nobody: it is slow") as caught:
+        stall(areas, watch, [1], 1.5)
+    assert areas.now == pytest.approx(1003.2, abs=0.06)
+    assert (caught.value.fields["root"], caught.value.fields["cause"]) == (1, "deadline")
+
+
+def test_each_call_has_a_deadline_of_its_own() -> None:
+    areas = Areas(2)
+    watch = areas.watch(0, timeout=4.0)
+    for call in range(1, 9):
+        areas.enter(0, call)
+        areas.enter(1, call)
+        stall(areas, watch, [1], 3.0)
+    assert watch.cause is None
+
+
+def test_ranks_that_wait_for_each_other_reach_the_deadline() -> None:
+    areas = entered(2)
+    areas.wait(1, 5, 0)
+    with pytest.raises(DeadlineError, match="ranks 0, 1 wait for each other"):
+        stall(areas, areas.watch(0), [1], 10.0)
+
+
+def test_another_call_under_the_same_number_is_a_mismatch_and_the_fewest_are_blamed() -> None:
+    areas = entered(4)
+    areas.enter(2, 5, "broadcast tree", 12)
+    for rank in (0, 1, 2, 3):
+        with pytest.raises(MismatchError) as caught:
+            stall(areas, areas.watch(rank), [(rank + 1) % 4], 1.0)
+        text = "rank 2 is in call 5 (broadcast tree), rank 0 in call 5 (allreduce ring)"
+        assert text in str(caught.value)
+        assert caught.value.fields["root"] == 2
+    assert areas.now <= 1000.21
+
+
+@pytest.mark.parametrize("me", [0, 1])
+def test_two_ranks_that_differ_judge_alike(me: int) -> None:
+    areas = entered(2)
+    areas.enter(1, 5, "allreduce ring", 12)
+    with pytest.raises(MismatchError, match="differ in what the names do not show") as caught:
+        areas.watch(me).on_mismatch(1 - me)
+    assert (caught.value.fields["root"], caught.value.fields["peer"]) == (1, 1 - me)
+
+
+def test_a_mismatch_that_the_board_shows_no_more_names_the_peer() -> None:
+    areas = entered(2)
+    areas.enter(1, 9)
+    with pytest.raises(MismatchError, match="rank 1 makes another call than rank 0"):
+        areas.watch(0).on_mismatch(1)
+
+
+def test_entries_of_other_calls_are_no_mismatch() -> None:
+    areas = Areas(2)
+    areas.enter(1, 1, "allreduce ring", 12)
+    areas.enter(0, 1, "allreduce ring", 12)
+    areas.enter(0, 5, "allreduce tree", 13)
+    watch = areas.watch(0)
+    stall(areas, watch, [1], 5.0)
+    assert watch.cause is None
+
+
+def test_a_rank_that_failed_is_named_by_those_that_depend_on_it_with_its_own_words() -> None:
+    areas = entered(4)
+    areas.watch(3).report(KeyboardInterrupt())
+    areas.wait(1, 5, 2)
+    areas.wait(2, 5, 3)
+    with pytest.raises(PeerFailedError, match="rank 3 failed: KeyboardInterrupt \\(noticed by rank 3\\)"):
+        stall(areas, areas.watch(1), [2], 1.0)
+    watch = areas.watch(0)
+    areas.wait(1, 5, None)
+    write_state(areas.controls[1], "running")
+    stall(areas, watch, [1], 2.0)
+    assert watch.cause is None
+
+
+def test_a_process_that_failed_and_then_ended_is_named_for_why_it_failed() -> None:
+    areas = entered(3)
+    write_failure(areas.controls[1], Cause("gone", 2, "rank 2 is gone", 1), 5)
+    areas.conditions[1] = areas.conditions[2] = "ended"
+    with pytest.raises(PeerFailedError, match="rank 2 is gone") as caught:
+        stall(areas, areas.watch(0), [1], 1.0)
+    assert caught.value.fields["root"] == 2
+
+
+def test_a_rank_that_has_not_come_to_a_failed_group_will_not_come() -> None:
+    areas = entered(3, 4)
+    areas.enter(0, 5)
+    areas.watch(2).report(ValueError("no more room"))
+    with pytest.raises(PeerFailedError, match="rank 2 failed: no more room"):
+        stall(areas, areas.watch(0), [1], 1.0)
+
+
+def test_a_rank_that_is_at_work_in_a_failed_group_is_waited_for() -> None:
+    """It may finish what this rank waits for: who does not depend on the lost rank gets its right result."""
+    areas = entered(3)
+    areas.watch(2).report(ValueError("no more room"))
+    stall(areas, areas.watch(0), [1], 5.0)
+
+
+def test_after_a_failure_each_rank_refuses_its_next_call_and_says_so() -> None:
+    areas = entered(3)
+    areas.conditions[2] = "ended"
+    with pytest.raises(PeerFailedError):
+        stall(areas, areas.watch(0), [2], 1.0)
+    watch = areas.watch(1)
+    for refuse in (watch.refuse, lambda: watch.on_stall(0.0, ())):
+        with pytest.raises(PeerFailedError, match="this group has failed before call 6: rank 2 is gone") as caught:
+            refuse()
+        assert (caught.value.fields["root"], caught.value.fields["noticed_by"]) == (2, 0)
+    assert read_view(areas.controls[1]).state == "failed"
+
+
+def test_nothing_is_refused_before_a_failure() -> None:
+    areas = entered(2)
+    watch = areas.watch(0)
+    watch.refuse()
+    watch.on_stall(0.0, ())
+    assert areas.rung == []
+
+
+def test_a_rank_that_closed_is_named() -> None:
+    areas = entered(2)
+    areas.watch(1).close()
+    areas.enter(0, 6)
+    with pytest.raises(PeerFailedError, match="rank 1 closed its session after call 5"):
+        stall(areas, areas.watch(0), [1], 1.0)
+
+
+def test_a_rank_that_closes_after_it_failed_stays_failed() -> None:
+    areas = entered(2)
+    watch = areas.watch(1)
+    watch.report(ValueError("no more room"))
+    watch.close()
+    assert read_view(areas.controls[1]).state == "failed"
+
+
+def test_an_interrupt_goes_through_and_the_others_hear_of_it() -> None:
+    areas = entered(2)
+
+    def interrupted(_pid: int, _start: int) -> str:
+        raise KeyboardInterrupt
+
+    watch = areas.watch(0)
+    watch._condition = interrupted  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        stall(areas, watch, [1], 1.0)
+    found = read_view(areas.controls[0]).failure
+    assert found is not None
+    assert found.cause == Cause("failed", 0, "rank 0 failed: KeyboardInterrupt", 0)
+
+
+def test_the_first_cause_stays() -> None:
+    areas = entered(3)
+    watch = areas.watch(0)
+    watch.report(ValueError("first"))
+    watch.report(ValueError("second"))
+    assert watch.cause == Cause("failed", 0, "rank 0 failed: first", 0)
+    assert areas.rung == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("condition", "text", "seconds"),
+    [("ended", "rank 1 is gone", 0.15), ("lives", "rank 1 is alive, but did not send or receive", 8.1)],
+)
+def test_waits_outside_of_calls_are_judged_too(condition: str, text: str, seconds: float) -> None:
+    areas = Areas(2)
+    areas.enter(1, 3, "broadcast", 5)
+    areas.conditions[1] = condition  # type: ignore[assignment]
+    watch, begun = areas.watch(0), areas.now
+
+    def receive() -> None:
+        while areas.now < begun + 20:
+            areas.now += 0.05
+            watch.on_ring_stall(areas.now - begun, [1], "a receive from rank 1 (tag 5)", 9.0)
+
+    with pytest.raises(PeerFailedError, match=text) as caught:
+        receive()
+    assert areas.now - begun <= seconds
+    assert str(caught.value).startswith("rank 0 waits for rank 1 in a receive from rank 1 (tag 5): rank 1 ")
+
+
+def test_a_guard_is_described() -> None:
+    areas = entered(2)
+    areas.conditions[1] = "ended"
+    watch = areas.watch(0)
+    guard = [(-1, -1, WAITS.index("guard"), 1, -1)]
+    watch.on_stall(0.05, guard)
+    with pytest.raises(PeerFailedError, match=r"^rank 0 waits for rank 1 to finish the call before the last in call 5"):
+        watch.on_stall(0.1, guard)
+
+
+def test_a_look_costs_little() -> None:
+    """Told all the time that nothing moves, the watch looks at the others ever less often."""
+    areas = entered(8)
+    watch = areas.watch(0)
+    looks: list[float] = []
+    looked_at = watch._sights
+
+    def counted() -> object:
+        looks.append(areas.now)
+        return looked_at()
+
+    watch._sights = counted  # type: ignore[method-assign,assignment]
+    waits, begun = [(0, 0, 1, 1, 0)], areas.now
+    while areas.now < begun + 8:
+        areas.now += 0.01
+        watch.on_stall(areas.now - begun, waits)
+    assert 10 < len(looks) < 60
+
+
+def test_the_words_are_where_the_layout_says() -> None:
+    areas = entered(2, 7)
+    areas.wait(1, 7, 0)
+    view = read_view(areas.controls[1])
+    assert (view.pid, view.start, view.entered) == (101, 7001, 7)
+    assert (view.where.call, view.where.peer, view.where.step, view.where.channel) == (7, 0, 3, 1)
+    said = view.said(7)
+    assert said is not None
+    assert (said.text, said.fingerprint) == ("allreduce ring", 11)
+    assert view.said(3) is None
+    assert struct.unpack_from("<I", areas.controls[1], 0)
+
+
+def test_every_error_of_the_watch_is_an_execution_error() -> None:
+    assert all(issubclass(kind, ExecutionError) for kind in (PeerFailedError, MismatchError, DeadlineError))
