@@ -1,0 +1,51 @@
+"""DirectEntry: what the library knows of one of its one-sided programs, beside the function itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from commlib.algorithms.entry import Values, one_chunk
+from commlib.collectives import Placement, collective
+from commlib.dsl import OneSidedProgram, PlacementName
+from commlib.errors import SpecError
+from commlib.ir.algorithm import Algorithm
+
+
+@dataclass(frozen=True)
+class DirectEntry:
+    """A one-sided program of the library. ``chunks(ranks, {})`` is the number of chunks per shard that it is for."""
+
+    collective: str
+    name: str
+    function: Callable[[OneSidedProgram], None]
+    chunks: Callable[[int, Values], int] = one_chunk
+    placement: PlacementName = "both"
+
+    @property
+    def full_name(self) -> str:
+        """Name and collective, such as "staged_allreduce"."""
+        return f"{self.name}_{self.collective}"
+
+    @property
+    def summary(self) -> str:
+        """The first sentence of the function's docstring."""
+        return (self.function.__doc__ or "").split("\n\n")[0].replace("\n    ", " ").strip()
+
+    @property
+    def placements(self) -> frozenset[Placement]:
+        """The placements in which it is right."""
+        return frozenset(Placement) if self.placement == "both" else frozenset({Placement(self.placement)})
+
+    def algorithm(self, ranks: int, root: int | None = None) -> Algorithm:
+        """The program on so many ranks; ``root`` is by default 0 where the collective has one.
+
+        Raises:
+            SpecError: fewer than one rank, or a root that there is not.
+        """
+        if ranks < 1:
+            raise SpecError(f"{self.full_name} needs at least 1 rank, not {ranks}", ranks=ranks)
+        conditions = collective(self.collective, ranks, self.chunks(ranks, {}), root)
+        program = OneSidedProgram(self.full_name, conditions, placement=self.placement)
+        self.function(program)
+        return program.algorithm()
