@@ -9,10 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from commlib.collectives import Buffer
-from commlib.ir.algorithm import RECEIVES, SENDS
+from commlib.ir.algorithm import RECEIVES, SENDS, Op
 from commlib.runtime.kernels import Array, Kernels
-from commlib.runtime.operations import Arrays, perform
-from commlib.runtime.plan import BlockPlan, Link, RankPlan, StepPlan
+from commlib.runtime.onesided import OneSidedEndpoint, unreachable
+from commlib.runtime.operations import Arrays, perform, transfer
+from commlib.runtime.plan import BlockPlan, Link, OneSided, RankPlan, StepPlan
 from commlib.runtime.transport import Endpoint, Frame, Wait
 
 Buffers = dict[Buffer, Array]
@@ -33,6 +34,7 @@ def execute(
 
     Raises:
         ExecutionError: whatever the endpoint found; the buffers then hold anything.
+        SpecError: a one-sided step, and the endpoint reaches no other rank's memory.
     """
     launch = _Launch(plan, buffers, endpoint, kernels, hook)
     running = [_Block(block, launch) for block in plan.blocks if block.steps]
@@ -56,6 +58,7 @@ class _Launch:
     kernels: Kernels
     hook: Hook | None
     progress: list[int] = field(default_factory=list)
+    reached: dict[tuple[int, Buffer], Array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.progress = [0] * len(self.plan.blocks)
@@ -64,6 +67,28 @@ class _Launch:
     def has_finished(self, threadblock: int, steps: int, tile: int) -> bool:
         """Whether a threadblock has finished its first ``steps`` steps of a tile."""
         return self.progress[threadblock] >= tile * self.steps[threadblock] + steps
+
+    def reaching(self, step: OneSided, threadblock: int, index: int) -> OneSidedEndpoint:
+        """The endpoint, if it can do a one-sided step.
+
+        Raises:
+            SpecError: it cannot.
+        """
+        if isinstance(self.endpoint, OneSidedEndpoint):
+            return self.endpoint
+        rank = self.plan.rank
+        peer = next((owner for owner, _ in step.operands if owner != rank), step.peer)
+        name = type(self.endpoint).__name__
+        raise unreachable("this program", (rank, threadblock, index), step.text, -1 if peer is None else peer, name)
+
+    def memory(self, owner: int, buffer: Buffer, step: OneSided, place: tuple[int, int]) -> Array:
+        """The flat array of a rank's buffer."""
+        if owner == self.plan.rank:
+            return self.buffers[buffer]
+        key = (owner, buffer)
+        if key not in self.reached:
+            self.reached[key] = self.kernels.typed(self.reaching(step, *place).peer_buffer(owner, buffer))
+        return self.reached[key]
 
 
 @dataclass
@@ -89,6 +114,8 @@ class _Block:
             self.held = endpoint.try_recv(self.plan.recv, size)
             if self.held is None:
                 return False
+        if step.op is Op.WAIT and not self._take_signal(step.one_sided):
+            return False
         out = None
         if _SENDS[step.op] and self.plan.send is not None:
             out = endpoint.try_send(self.plan.send, size)
@@ -109,7 +136,9 @@ class _Block:
 
     def _perform(self, step: StepPlan, out: Frame | None) -> None:
         launch, moves = self.launch, step.tiles[self.tile]
-        if moves:
+        if step.one_sided is not None:
+            self._perform_one_sided(step, step.one_sided)
+        elif moves:
             arrays = Arrays(
                 None if step.source is None else launch.buffers[step.source],
                 None if step.destination is None else launch.buffers[step.destination],
@@ -122,6 +151,19 @@ class _Block:
         if self.held is not None and self.plan.recv is not None:
             launch.endpoint.release(self.plan.recv, self.held)
             self.held = None
+
+    def _take_signal(self, wait: OneSided | None) -> bool:
+        if wait is None or wait.peer is None:
+            return True
+        return self.launch.reaching(wait, self.plan.index, self.at).try_wait(wait.peer, wait.channel)
+
+    def _perform_one_sided(self, step: StepPlan, one_sided: OneSided) -> None:
+        launch, place = self.launch, (self.plan.index, self.at)
+        if step.op is Op.SIGNAL and one_sided.peer is not None:
+            launch.reaching(one_sided, *place).signal(one_sided.peer, one_sided.channel)
+        elif one_sided.tiles[self.tile]:
+            arrays = [launch.memory(owner, buffer, one_sided, place) for owner, buffer in one_sided.operands]
+            transfer(launch.kernels, one_sided, self.tile, step.overlaps, arrays)
 
     def _finish(self) -> None:
         self.launch.progress[self.plan.index] += 1
@@ -138,6 +180,10 @@ class _Block:
             return Wait(self.plan.index, self.at, f"for threadblock {unmet} of its own rank")
         if _RECEIVES[step.op] and self.held is None:
             return self._wait_on(plan.receives, self.plan.recv, "to receive from")
+        if step.op is Op.WAIT and step.one_sided is not None:
+            peer, channel = step.one_sided.peer, step.one_sided.channel
+            what = f"for a signal from rank {peer} on channel {channel}"
+            return Wait(self.plan.index, self.at, what, peer, channel)
         return self._wait_on(plan.sends, self.plan.send, "for room to send to")
 
     def _met(self, block: int, steps: int) -> bool:

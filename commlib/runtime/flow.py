@@ -6,13 +6,13 @@ order: for a program without races (the verifier's business) each order moves th
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from commlib.collectives import Buffer, Collective, Placement
 from commlib.errors import ExecutionError
-from commlib.ir.algorithm import HAS_DESTINATION, HAS_SOURCE, RECEIVES, REDUCES, SENDS, Algorithm, Op
+from commlib.ir.algorithm import HAS_DESTINATION, HAS_SOURCE, ONE_SIDED, RECEIVES, REDUCES, SENDS, Algorithm, Op
 
 Label = int | tuple[int, int, int]
 Slot = tuple[int, int, int]
@@ -78,6 +78,7 @@ class _Walk:
         self.values: dict[Slot, Label] = {}
         self.done = [False] * a.step_count
         self.fifos: dict[tuple[int, int, int], deque[Labels]] = {}
+        self.signals: defaultdict[tuple[int, int, int], int] = defaultdict(int)
         for rank in range(a.ranks):
             for buffer in (Buffer.INPUT, Buffer.OUTPUT):
                 for index in range(a.buffer_chunks(rank, buffer)):
@@ -112,6 +113,8 @@ class _Walk:
         if not all(self.done[dep] for dep in a.dep[a.dep_start[number] : a.dep_start[number + 1]]):
             return False
         rank, channel, op = int(a.tb_rank[row]), int(a.tb_channel[row]), int(a.op[number])
+        if ONE_SIDED[op]:
+            return self._one_sided(number, rank, channel)
         message: Labels | None = None
         if RECEIVES[op]:
             fifo = self.fifos.get((int(a.tb_recv[row]), rank, channel))
@@ -121,9 +124,29 @@ class _Walk:
         result = self._result(number, rank, op, message)
         self.moved[number] = result
         if HAS_DESTINATION[op]:
-            self._write(number, rank, result)
+            buffer = Buffer(int(a.destination_buffer[number]))
+            self._write(rank, buffer, int(a.destination_index[number]), result)
         if SENDS[op]:
             self.fifos.setdefault((rank, int(a.tb_send[row]), channel), deque()).append(result)
+        self.done[number] = True
+        return True
+
+    def _one_sided(self, number: int, rank: int, channel: int) -> bool:
+        """A wait needs one more signal than there were waits; other steps move at once, for no order moves others."""
+        step = self.algorithm.step(number)
+        if step.op is Op.SIGNAL and step.peer is not None:
+            self.signals[rank, step.peer, channel] += 1
+        elif step.op is Op.WAIT and step.peer is not None:
+            if not self.signals[step.peer, rank, channel]:
+                return False
+            self.signals[step.peer, rank, channel] -= 1
+        elif step.sources:
+            operands = [self._read(number, r.rank, r.span.buffer, r.span.index) for r in step.sources]
+            self.moved[number] = operands[0]
+            for other in operands[1:]:
+                self.combined.update(pair for pair in zip(operands[0], other, strict=True) if pair[0] != pair[1])
+            for target in step.destinations:
+                self._write(target.rank, target.span.buffer, target.span.index, operands[0])
         self.done[number] = True
         return True
 
@@ -143,22 +166,19 @@ class _Walk:
         slots = self._slots(rank, buffer, int(index), int(self.algorithm.count[number]))
         missing = [slot for slot in slots if slot not in self.values]
         if missing:
-            _, threadblock, step = self.algorithm.place(number)
+            own, threadblock, step = self.algorithm.place(number)
+            slot = f"{buffer.letter}[{int(index) + slots.index(missing[0])}]"
             raise ExecutionError(
-                f"{self.algorithm.name}: rank {rank} threadblock {threadblock} step {step} reads "
-                f"{buffer.letter}[{int(index) + slots.index(missing[0])}], to which nothing was written",
-                rank=rank,
+                f"{self.algorithm.name}: rank {own} threadblock {threadblock} step {step} reads "
+                f"{slot if own == rank else f'{slot} of rank {rank}'}, to which nothing was written",
+                rank=own,
                 threadblock=threadblock,
                 step=step,
             )
         return tuple(self.values[slot] for slot in slots)
 
-    def _write(self, number: int, rank: int, labels: Labels) -> None:
-        a = self.algorithm
-        buffer = Buffer(int(a.destination_buffer[number]))
-        for slot, label in zip(
-            self._slots(rank, buffer, int(a.destination_index[number]), len(labels)), labels, strict=True
-        ):
+    def _write(self, rank: int, buffer: Buffer, index: int, labels: Labels) -> None:
+        for slot, label in zip(self._slots(rank, buffer, index, len(labels)), labels, strict=True):
             self.values[slot] = label
             if slot in self.fixed and self.fixed[slot] != label:
                 self.stored.add((label, self.fixed[slot]))

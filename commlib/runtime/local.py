@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import queue
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from commlib.collectives import Buffer
 from commlib.errors import DeadlineError, MismatchError, PeerFailedError
 from commlib.runtime.plan import RankPlan
 from commlib.runtime.transport import Bytes, Frame, Wait
@@ -22,6 +23,10 @@ class LocalNetwork:
     fifo_depth: int = 8
     failure: str | None = None
     queues: dict[tuple[int, int, int], deque[Bytes]] = field(default_factory=dict)
+    memory: dict[tuple[int, Buffer], Bytes] = field(default_factory=dict)
+    """What one-sided steps reach, by (rank, buffer); complete before any rank begins."""
+    signals: dict[tuple[int, int, int], int] = field(default_factory=dict)
+    """Signals so far on (sender, receiver, channel); each written by its sender only."""
 
     def __post_init__(self) -> None:
         self.bells = [queue.SimpleQueue[None]() for _ in range(self.ranks)]
@@ -38,12 +43,14 @@ class LocalNetwork:
 
 
 class LocalEndpoint:
-    """One rank's side of one launch on a LocalNetwork. A bell rung before a rank waits is not lost."""
+    """One rank's side of one launch on a LocalNetwork, one-sided steps included. A bell rung before a rank waits
+    is not lost."""
 
     def __init__(self, network: LocalNetwork, plan: RankPlan) -> None:
         self._network, self._rank = network, plan.rank
         self._sends, self._receives = plan.sends, plan.receives
         self._out = [network.queue(plan.rank, link.peer, link.channel) for link in plan.sends]
+        self._waited = Counter[tuple[int, int]]()
         self._in = [network.queue(link.peer, plan.rank, link.channel) for link in plan.receives]
 
     def try_send(self, link: int, size: int) -> Frame | None:
@@ -74,6 +81,23 @@ class LocalEndpoint:
 
     def release(self, link: int, frame: Frame) -> None:
         """Nothing to do: the frame's memory is its own."""
+
+    def signal(self, peer: int, channel: int) -> None:
+        """Count up, then wake the peer."""
+        key = (self._rank, peer, channel)
+        self._network.signals[key] = self._network.signals.get(key, 0) + 1
+        self._network.bells[peer].put(None)
+
+    def try_wait(self, peer: int, channel: int) -> bool:
+        """Whether the peer has signalled once more than this rank has waited."""
+        if self._network.signals.get((peer, self._rank, channel), 0) <= self._waited[peer, channel]:
+            return False
+        self._waited[peer, channel] += 1
+        return True
+
+    def peer_buffer(self, peer: int, buffer: Buffer) -> Bytes:
+        """The peer's memory: it is this process's own."""
+        return self._network.memory[peer, buffer]
 
     def wait_any(self, deadline: float, waits: list[Wait]) -> None:
         """Wait until some queue of this rank changed."""

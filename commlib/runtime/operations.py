@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from commlib.ir.algorithm import HAS_SOURCE, RECEIVES, REDUCES, Op
 from commlib.runtime.kernels import Array, Kernels
-from commlib.runtime.plan import Move
+from commlib.runtime.plan import Move, OneSided
 
 
 class Arrays(NamedTuple):
@@ -78,6 +78,32 @@ def _reduce(k: Kernels, moves: Sequence[Move], a: Arrays) -> None:
 
 def _nothing(_kernels: Kernels, _moves: Sequence[Move], _arrays: Arrays) -> None:
     """nop: it has waited for its dependences, that was all."""
+
+
+def transfer(kernels: Kernels, one_sided: OneSided, tile: int, overlaps: bool, arrays: Sequence[Array]) -> None:
+    """Do one one-sided step that moves: ``arrays`` are those of its operands, of any rank.
+
+    Sources are combined from left to right. ``overlaps``: all is read before anything is written.
+    """
+    late: list[tuple[Array, Array]] = []
+    for starts, length in one_sided.tiles[tile]:
+        parts = [array[start : start + length] for array, start in zip(arrays, starts, strict=True)]
+        sources, targets = parts[: one_sided.sources], parts[one_sided.sources :]
+        total = sources[0]
+        if len(sources) > 1 or overlaps:
+            total = kernels.empty(length)
+            kernels.copy(total, sources[0])
+        for source in sources[1:]:
+            kernels.combine(total, source, total)
+        late += [(target, total) for target in targets]
+        if not overlaps:
+            _store(kernels, late)
+    _store(kernels, late)
+
+
+def _store(kernels: Kernels, pairs: list[tuple[Array, Array]]) -> None:
+    while pairs:
+        kernels.copy(*pairs.pop())
 
 
 _OPERATIONS: tuple[Operation, ...] = (

@@ -6,12 +6,13 @@ largest message fits one: a step's message is never cut (``whole_messages``, as 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from commlib.collectives import Buffer, Placement
-from commlib.ir.algorithm import Algorithm, Op, Step, Threadblock
-from commlib.runtime.flow import address
+from commlib.ir.algorithm import Algorithm, Op, RemoteSpan, Step, Threadblock
+from commlib.runtime.flow import Slot, address
 from commlib.runtime.layout import ChunkLayout, message_lengths
 
 
@@ -24,12 +25,35 @@ class Move(NamedTuple):
     length: int
 
 
+class Transfer(NamedTuple):
+    """A move of a one-sided step: ``length`` elements at ``starts[i]`` of operand i (element offsets)."""
+
+    starts: tuple[int, ...]
+    length: int
+
+
+@dataclass(frozen=True)
+class OneSided:
+    """What a one-sided step has besides: ``peer`` and channel of a signal or wait, otherwise operands.
+
+    ``operands`` are (rank, buffer), the first ``sources`` of them sources; ``tiles[t]`` are the moves in tile t.
+    """
+
+    text: str
+    peer: int | None
+    channel: int
+    operands: tuple[tuple[int, Buffer], ...]
+    sources: int
+    tiles: tuple[tuple[Transfer, ...], ...]
+
+
 @dataclass(frozen=True)
 class StepPlan:
     """A step. ``tiles[t]`` are its moves in tile t, ``sizes[t]`` their elements.
 
     ``depends`` are (threadblock, steps it must have finished in this tile); ``overlaps``: source and destination
-    overlap in part, so that all must be read before anything is written.
+    overlap in part, so that all must be read before anything is written. A one-sided step has no moves, but
+    ``one_sided``.
     """
 
     op: Op
@@ -39,6 +63,7 @@ class StepPlan:
     overlaps: bool
     tiles: tuple[tuple[Move, ...], ...]
     sizes: tuple[int, ...]
+    one_sided: OneSided | None = None
 
 
 class Link(NamedTuple):
@@ -92,14 +117,17 @@ def plan_rank(algorithm: Algorithm, layout: ChunkLayout, rank: int, itemsize: in
 
 
 def overlaps(algorithm: Algorithm, placement: Placement, step: Step) -> bool:
-    """Whether a step's source and destination overlap in part (not: are the same slots)."""
-    if step.source is None or step.destination is None:
+    """Whether a slot that a step writes overlaps another of its operands in part (not: is the same)."""
+    c, places = algorithm.collective, list[Slot]()
+    if step.count < 2:
         return False
-    c = algorithm.collective
-    source, destination = (
-        address(c, placement, step.rank, span.buffer, span.index) for span in (step.source, step.destination)
+    for remote in (*step.destinations, *step.sources):
+        places.append(address(c, placement, remote.rank, remote.span.buffer, remote.span.index))
+    return any(
+        written[:2] == other[:2] and 0 < abs(written[2] - other[2]) < step.count
+        for written in places[: len(step.destinations)]
+        for other in places
     )
-    return source[1] == destination[1] and 0 < abs(source[2] - destination[2]) < step.count
 
 
 class _Planner:
@@ -119,7 +147,7 @@ class _Planner:
         return RankPlan(self.rank, cut.tiles, blocks, *links, scratch, largest)
 
     def _block(self, block: Threadblock) -> BlockPlan:
-        steps = tuple(self._step(self.algorithm.step(number)) for number in block.steps)
+        steps = tuple(self._step(self.algorithm.step(number), block.channel) for number in block.steps)
         send = self._link(self.sends, block.send, block.channel, sum(step.op.sends for step in steps))
         recv = self._link(self.receives, block.recv, block.channel, sum(step.op.receives for step in steps))
         return BlockPlan(block.index, send, recv, steps)
@@ -130,9 +158,12 @@ class _Planner:
         links[peer, channel] = links.get((peer, channel), 0) + messages
         return list(links).index((peer, channel))
 
-    def _step(self, step: Step) -> StepPlan:
+    def _step(self, step: Step, channel: int) -> StepPlan:
         lengths = message_lengths(self.algorithm, self.layout, step.number)
-        tiles = tuple(self._moves(step, lengths, tile) for tile in range(self.cut.tiles))
+        one_sided = self._one_sided(step, channel, lengths) if step.op.one_sided else None
+        tiles = tuple(
+            () if one_sided is not None else self._moves(step, lengths, tile) for tile in range(self.cut.tiles)
+        )
         return StepPlan(
             step.op,
             None if step.source is None else step.source.buffer,
@@ -141,7 +172,26 @@ class _Planner:
             overlaps(self.algorithm, self.layout.placement, step),
             tiles,
             tuple(sum(move.length for move in moves) for moves in tiles),
+            one_sided,
         )
+
+    def _one_sided(self, step: Step, channel: int, lengths: tuple[int, ...]) -> OneSided:
+        spans = (*step.sources, *step.destinations)
+        return OneSided(
+            str(step),
+            step.peer,
+            channel,
+            tuple((remote.rank, remote.span.buffer) for remote in spans),
+            len(step.sources),
+            tuple(tuple(self._transfers(spans, lengths, tile)) for tile in range(self.cut.tiles)),
+        )
+
+    def _transfers(self, spans: tuple[RemoteSpan, ...], lengths: tuple[int, ...], tile: int) -> Iterator[Transfer]:
+        for chunk, length in enumerate(lengths if spans else ()):
+            low, high = (min(edge * self.cut.width, length) for edge in (tile, tile + 1))
+            starts = (self.layout.slot(r.rank, r.span.buffer, r.span.index + chunk) + low for r in spans)
+            if high > low:
+                yield Transfer(tuple(starts), high - low)
 
     def _moves(self, step: Step, lengths: tuple[int, ...], tile: int) -> tuple[Move, ...]:
         width, moves, message = self.cut.width, list[Move](), 0

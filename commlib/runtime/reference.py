@@ -8,9 +8,10 @@ chunks, and what was padded is cut off the outputs. The engine and its transport
 from __future__ import annotations
 
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -126,14 +127,14 @@ def simulate_run(
     ``elements`` is the size of a shard (by default taken from the inputs), ``tiles`` how often the program repeats,
     ``timeout`` in virtual seconds.
     """
-    reduce = reduction(op)
+    rule = reduction(op)
     layout = plan_layout(algorithm, placement, _elements(algorithm, inputs, elements), sizes)
-    machine = _Machine(algorithm, layout, reduce.combine, fifo_depth, tiles, tuple(faults))
-    machine.load([_prepare(reduce, array, factor) for array in inputs])
+    machine = _Machine(algorithm, layout, rule.combine, fifo_depth, tiles, tuple(faults))
+    machine.load([_prepare(rule, array, factor) for array in inputs])
     errors = machine.run(schedule, timeout)
     dtype = np.result_type(*inputs)
     outputs = tuple(
-        None if error is not None else _finish(reduce, machine.output(rank, dtype), algorithm.ranks)
+        None if error is not None else _finish(rule, machine.output(rank, dtype), algorithm.ranks)
         for rank, error in enumerate(errors)
     )
     return Outcome(outputs, errors, machine.clock)
@@ -176,6 +177,7 @@ class _Machine:
     clock: float = 0.0
     slots: dict[tuple[Slot, int], Array] = field(default_factory=dict)
     fifos: dict[tuple[int, int, int], deque[list[Array]]] = field(default_factory=dict)
+    signals: Counter[tuple[int, int, int]] = field(default_factory=Counter)
     done: set[tuple[int, int]] = field(default_factory=set)
     dead: dict[int, str] = field(default_factory=dict)
 
@@ -234,6 +236,9 @@ class _Machine:
 
     def _do(self, block: Threadblock, step: Step, tile: int) -> Iterator[Condition]:
         """One step: all sources are read first; then take a message, combine, keep, pass on."""
+        if step.op.one_sided:
+            yield from self._do_one_sided(block, step, tile)
+            return
         into, out = (self._fifo(block.recv, block.rank, block), self._fifo(block.rank, block.send, block))
         sources = [self.slots[slot, tile] for slot in self._span(block.rank, step.source)]
         targets = self._span(block.rank, step.destination)
@@ -248,6 +253,21 @@ class _Machine:
         if step.op.sends:
             yield lambda: len(out) < self.fifo_depth
             out.append(sources)
+
+    def _do_one_sided(self, block: Threadblock, step: Step, tile: int) -> Iterator[Condition]:
+        """A step on slots of any rank. Writes are done with the step: one order among those that are allowed."""
+        if step.op is Op.SIGNAL and step.peer is not None:
+            self.signals[block.rank, step.peer, block.channel] += 1
+        elif step.op is Op.WAIT and step.peer is not None:
+            connection = (step.peer, block.rank, block.channel)
+            yield lambda: self.signals[connection] > 0
+            self.signals[connection] -= 1
+        elif step.sources:
+            operands = [[self.slots[slot, tile] for slot in self._span(r.rank, r.span)] for r in step.sources]
+            values = [reduce(self._add, column) for column in zip(*operands, strict=True)]
+            for target in step.destinations:
+                slots = self._span(target.rank, target.span)
+                self.slots.update({(slot, tile): value for slot, value in zip(slots, values, strict=True)})
 
     def _add(self, left: Array, right: Array) -> Array:
         with np.errstate(all="ignore"):

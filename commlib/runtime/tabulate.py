@@ -13,9 +13,9 @@ import numpy as np
 
 from commlib.collectives import Placement
 from commlib.errors import SpecError
-from commlib.ir.algorithm import ONE_SIDED, RECEIVES, SENDS, Algorithm, Op, RemoteSpan
-from commlib.runtime.flow import Slot, address
+from commlib.ir.algorithm import ONE_SIDED, RECEIVES, SENDS, Algorithm, Op
 from commlib.runtime.layout import ChunkLayout, chunk_lengths, slot_starts
+from commlib.runtime.plan import overlaps
 from commlib.runtime.table import MOVES, NONE, OPERAND, OWN_SCRATCH, RankTable, Rows
 from commlib.runtime.table_form import Flags, Form, Ints, rank_form
 
@@ -139,20 +139,14 @@ def _refuse_overlaps(algorithm: Algorithm, placement: Placement) -> None:
         return  # the Algorithm's own checks have seen to it
     for number in np.flatnonzero(ONE_SIDED[algorithm.op] & (algorithm.count > 1)).tolist():
         step = algorithm.step(number)
-        places = [_place(algorithm, span) for span in (*step.destinations, *step.sources)]
-        for written in places[: len(step.destinations)]:
-            if any(written[:2] == other[:2] and 0 < abs(written[2] - other[2]) < step.count for other in places):
-                raise NotTabulable(
-                    f"{algorithm.name}: rank {step.rank} threadblock {step.threadblock} step {step.index} ({step}) "
-                    "has operands that overlap in part in place",
-                    rank=step.rank,
-                    threadblock=step.threadblock,
-                    step=step.index,
-                )
-
-
-def _place(algorithm: Algorithm, remote: RemoteSpan) -> Slot:
-    return address(algorithm.collective, Placement.IN, remote.rank, remote.span.buffer, remote.span.index)
+        if overlaps(algorithm, placement, step):
+            raise NotTabulable(
+                f"{algorithm.name}: rank {step.rank} threadblock {step.threadblock} step {step.index} ({step}) "
+                "has operands that overlap in part in place",
+                rank=step.rank,
+                threadblock=step.threadblock,
+                step=step.index,
+            )
 
 
 class _Needs(NamedTuple):
