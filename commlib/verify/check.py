@@ -12,6 +12,7 @@ from commlib.errors import VerificationError
 from commlib.ir.algorithm import Algorithm, Ints
 from commlib.ir.contents import ContentTable
 from commlib.ir.links import links as links_of
+from commlib.ir.links import signal_links
 from commlib.verify.contents import (
     Contents,
     check_inputs_kept,
@@ -21,12 +22,16 @@ from commlib.verify.contents import (
     run_contents,
     table_of,
 )
+from commlib.verify.events import Events
 from commlib.verify.happens_before import HappensBefore
 from commlib.verify.matching import check_connections, check_matching
 from commlib.verify.memory import Memory, Operands, memory, operands
+from commlib.verify.onesided_contents import check_inputs_kept_by_peers, run_one_sided
+from commlib.verify.onesided_races import check_one_sided_races
 from commlib.verify.progress import UNBOUNDED, Run, Simulator, deadlocks
 from commlib.verify.races import Pairs, conflicts, report_overlaps, report_races
 from commlib.verify.report import Finding, FindingKind, Findings, PlacementReport, Report
+from commlib.verify.signals import check_signals
 from commlib.verify.units import Units
 from commlib.verify.units import units as units_of
 
@@ -42,9 +47,11 @@ def verify(
 ) -> Report:
     """Prove the algorithm, or find counterexamples.
 
-    Checked are: one owner at each end of a connection; sends match receives in number, order and count; no deadlock
-    when each FIFO holds ``fifo_depth`` messages, however large messages are cut; nothing is read before it is
-    written; no race; the input is kept out of place; the postcondition of the collective.
+    Checked are: one owner at each end of a connection and of a signal's counter; sends match receives in number,
+    order and count, and signals waits; no deadlock when each FIFO holds ``fifo_depth`` messages, however large
+    messages are cut; nothing is read before it is written; no race, also while puts are in flight, and between what
+    peers do to a rank's tensors and what their owner does before and after the call; the input is kept out of place;
+    the postcondition of the collective.
     ``placements``: those to judge, by default both. ``whole_messages``: judge deadlock for a runtime that sends the
     chunks of a step as one message and never cuts them, as commlib's own. Never raises because of what the algorithm
     does.
@@ -97,8 +104,22 @@ def execute(algorithm: Algorithm, placement: Placement) -> Contents:
         text = "\n".join(finding.message for finding in common.kept)
         raise VerificationError(text, algorithm=algorithm.name, findings=tuple(common.kept))
     contents = initial(memory(algorithm, placement))
-    run_contents(schedule.units, operands(schedule.units, contents.memory), schedule.order, contents)
+    if algorithm.one_sided:
+        run_one_sided(schedule.units, schedule.order, contents)
+    else:
+        run_contents(schedule.units, operands(schedule.units, contents.memory), schedule.order, contents)
     return contents
+
+
+def synchronizing(algorithm: Algorithm) -> bool:
+    """Whether no rank leaves the call before every rank has entered it, in any run that does not end in an error.
+
+    Then a rank that has left knows that all others have left the call before. False for what cannot run to its end.
+    O(steps * ranks / 64) and the cost of one run.
+    """
+    common = Findings()
+    schedule = _schedule(algorithm, UNBOUNDED, common)
+    return schedule is not None and not common and Events(schedule.units, schedule.order).all_entered()
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,10 +139,12 @@ def _schedule(
     links = links_of(algorithm)
     check_connections(algorithm, links, findings)
     check_matching(algorithm, links, findings)
+    signals = signal_links(algorithm)
+    check_signals(algorithm, signals, findings)
     partners = links.partners(algorithm.count)
     if findings or partners is None:
         return None
-    units = units_of(algorithm, links, partners)
+    units = units_of(algorithm, links, partners, signals)
     simulator = Simulator(units)
     run, smallest = simulator.run(1), 1
     if not run.complete:
@@ -153,7 +176,9 @@ def _completes_whole(algorithm: Algorithm, depth: int) -> bool:
     whole = replace(algorithm, count=np.minimum(algorithm.count, 1))
     links = links_of(whole)
     partners = links.partners(whole.count)
-    return partners is not None and Simulator(units_of(whole, links, partners)).run(depth).complete
+    if partners is None:
+        return False
+    return Simulator(units_of(whole, links, partners, signal_links(whole))).run(depth).complete
 
 
 def _check_placements(algorithm: Algorithm, schedule: _Schedule | None, own: dict[Placement, Findings]) -> None:
@@ -165,7 +190,10 @@ def _check_placements(algorithm: Algorithm, schedule: _Schedule | None, own: dic
             findings.add(Finding(FindingKind.PLACEMENT, message, placement=placement))
         elif schedule is not None:
             checked.append(_check_contents(schedule, memory(algorithm, placement), table, findings))
-    if schedule is not None:
+    if schedule is not None and algorithm.one_sided:
+        placed = ((each.memory, each.findings) for each in checked)
+        check_one_sided_races(schedule.units, schedule.order, placed)
+    elif schedule is not None:
         _check_races(schedule, checked)
 
 
@@ -177,12 +205,16 @@ class _Placed:
 
 
 def _check_contents(schedule: _Schedule, memory: Memory, table: ContentTable, findings: Findings) -> _Placed:
-    placed = operands(schedule.units, memory)
+    placed, units, order = operands(schedule.units, memory), schedule.units, schedule.order
     contents = initial(memory, table)
-    undefined = run_contents(schedule.units, placed, schedule.order, contents)
-    report_undefined(schedule.units, memory, undefined, findings)
+    if memory.algorithm.one_sided:
+        undefined = run_one_sided(units, order, contents)
+    else:
+        undefined = run_contents(units, placed, order, contents)
+    report_undefined(units, memory, undefined, findings)
     if memory.placement is Placement.OUT:
         check_inputs_kept(memory.algorithm, memory, findings)
+        check_inputs_kept_by_peers(memory.algorithm, memory.placement, findings)
     if memory.algorithm.collective.specified:
         check_postcondition(contents, findings)
     return _Placed(memory, placed, findings)

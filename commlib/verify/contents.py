@@ -90,8 +90,9 @@ def report_undefined(units: Units, memory: Memory, undefined: list[tuple[int, in
 
 def _undefined(units: Units, memory: Memory, unit: int, address: int) -> Finding:
     a, number = units.algorithm, int(units.step[unit])
-    _, buffer, chunk = memory.slot(address)
-    message = f"{describe(a, number)} reads {buffer.letter}[{chunk}], to which nothing has been written"
+    rank, buffer, chunk = memory.slot(address)
+    owner = "" if rank == a.step_rank[number] else f"rank {rank} "
+    message = f"{describe(a, number)} reads {owner}{buffer.letter}[{chunk}], to which nothing has been written"
     return at_step(
         a, FindingKind.UNINITIALIZED, message, number, placement=memory.placement, buffer=buffer, chunk=chunk
     )

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
-from commlib.ir.algorithm import NOTHING
+from commlib.ir.algorithm import NOTHING, Op
 from commlib.verify.report import Finding, FindingKind, at_step, describe
 from commlib.verify.units import Units
 
@@ -87,9 +87,7 @@ class Simulator:
         if not run.holding[block]:
             for last in self._units.waits.get(unit, ()):
                 if run.next_unit[self._block[last]] <= last:
-                    a = self._units.algorithm
-                    _, threadblock, step = a.place(int(self._units.step[last]))
-                    return self._block[last], f"threadblock {threadblock} step {step}, on which it depends", NOTHING
+                    return self._block[last], self._event(unit, last), NOTHING
         link = self._recv[unit]
         links = self._units.links
         if link != NOTHING and not run.holding[block]:
@@ -98,6 +96,15 @@ class Simulator:
         link = self._send[unit]
         words = f"room to send to rank {links.receiver[link]} on channel {links.channel[link]} (its FIFO is full)"
         return self._receiver[link], words, link
+
+    def _event(self, unit: int, last: int) -> str:
+        """What a unit waits for when it waits for the end of another: a step it depends on, or a signal."""
+        a = self._units.algorithm
+        rank, threadblock, step = a.place(int(self._units.step[last]))
+        if a.step_rank[self._units.step[unit]] == rank:
+            return f"threadblock {threadblock} step {step}, on which it depends"
+        channel = a.tb_channel[self._block[last]]
+        return f"the signal of rank {rank} on channel {channel} (its threadblock {threadblock} step {step})"
 
 
 class _Machine:
@@ -218,4 +225,7 @@ def _cycle(simulator: Simulator, units: Units, run: Run, cycle: list[int], depth
         sender, receiver = int(links.sender[link]), int(links.receiver[link])
         more["peer"] = sender if a.place(numbers[0])[0] == receiver else receiver
         more["channel"] = int(links.channel[link])
+    elif a.op[numbers[0]] == Op.WAIT:
+        more["peer"] = int(a.operand_rank[a.operand_start[numbers[0]]])
+        more["channel"] = int(a.tb_channel[cycle[0]])
     return at_step(a, FindingKind.DEADLOCK, message, numbers[0], others=tuple(map(a.place, numbers[1:])), **more)

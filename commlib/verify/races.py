@@ -86,7 +86,7 @@ def _race(units: Units, memory: Memory, before: int, after: int, address: int) -
     rank, buffer, chunk = memory.slot(address)
     how = "in place" if memory.placement is Placement.IN else "out of place"
     message = (
-        f"{how}, rank {rank} {_names(memory, rank, address)}: {describe(a, before)} and {describe(a, after)} both "
+        f"{how}, rank {rank} {names_of(memory, rank, address)}: {describe(a, before)} and {describe(a, after)} both "
         f"use it, one of them writes, and no threadblock order, dependence or message orders them"
     )
     others = (a.place(before),)
@@ -95,7 +95,7 @@ def _race(units: Units, memory: Memory, before: int, after: int, address: int) -
     )
 
 
-def _names(memory: Memory, rank: int, address: int) -> str:
+def names_of(memory: Memory, rank: int, address: int) -> str:
     """All names of the slot at this address: ``i[3] = o[1]`` where input and output share it."""
     a = memory.algorithm
     slots = ((buffer, address - int(memory.base[rank, buffer])) for buffer in Buffer)

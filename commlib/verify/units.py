@@ -4,7 +4,7 @@ On a large launch a step of count k may move its k chunks as k messages, each pa
 A *unit* is one such part: unit u of a step with a message receives chunk u, reads and writes its slots, then sends
 chunk u. All checks work on units; what holds for this finest cut holds for every coarser one, because a coarser cut
 only adds order. Local steps are listed chunk by chunk as well, for uniformity: no message or dependence can begin or
-end between their units.
+end between their units. A signal, wait, flush or nop is one unit.
 
 Unit numbers follow step numbers, so those of a threadblock are a contiguous range in program order.
 """
@@ -26,7 +26,8 @@ class Units:
 
     ``first[s]`` is the first unit of step s (one row more than steps); ``step`` and ``offset`` are the step of each
     unit and its chunk within the step; ``partner`` is the unit that receives what a unit sends, or NOTHING.
-    ``waits`` lists, for the first unit of a step with dependences, the last unit of each step it depends on.
+    ``waits`` lists, for the first unit of a step with dependences, the last unit of each step it depends on, and for
+    a step that waits for a signal, also the unit that gives it.
     """
 
     algorithm: Algorithm
@@ -56,15 +57,22 @@ class Units:
         return self.links.recv_link[self.step]
 
 
-def units(algorithm: Algorithm, links: Links, partner_step: Ints) -> Units:
-    """Cut the algorithm into units; ``partner_step`` comes from ``Links.partners``. O(units)."""
+def units(algorithm: Algorithm, links: Links, partner_step: Ints, signals: Links | None = None) -> Units:
+    """Cut the algorithm into units; ``partner_step`` comes from ``Links.partners``, ``signals`` from ``signal_links``.
+
+    O(units).
+    """
     sizes = np.maximum(algorithm.count, 1)
     first = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     step = np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)
     offset = np.arange(len(step), dtype=np.int64) - first[step]
     peer = partner_step[step]
     partner = np.where(peer == NOTHING, NOTHING, first[peer] + offset)
-    return Units(algorithm, links, first, step, offset, partner, _waits(algorithm, first))
+    waits = _waits(algorithm, first)
+    if signals is not None:
+        for signal, wait in zip(*signals.messages(), strict=True):
+            waits.setdefault(int(first[wait]), []).append(int(first[signal]))
+    return Units(algorithm, links, first, step, offset, partner, waits)
 
 
 def _waits(algorithm: Algorithm, first: Ints) -> dict[int, list[int]]:
