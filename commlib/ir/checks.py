@@ -146,6 +146,8 @@ def _check_numbers(a: Algorithm, rows: Ints) -> None:
 def _check_overlaps(a: Algorithm) -> None:
     """Within a step, a destination is no other destination, and equal to each source or apart from it."""
     moved = a.operand_buffer != NOTHING
+    if not moved.any():
+        return
     step, writes, index = a.operand_step[moved], a.operand_writes[moved], a.operand_index[moved]
     place = (step * a.ranks + a.operand_rank[moved]) * len(Buffer) + a.operand_buffer[moved]
     order = np.lexsort((index, place))
