@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from commlib.errors import ExecutionError, PeerFailedError
+from commlib.errors import PeerFailedError
 from commlib.runtime.cause import AFTER, Cause, failure
 from commlib.runtime.liveness import Condition, process_condition
 from commlib.runtime.shm.control import WAITS
@@ -92,6 +92,8 @@ class Watch:
     ) -> None:
         self.rank, self.timeout = rank, timeout
         self.cause: Cause | None = None
+        self.on_error: Callable[[BaseException], None] = lambda _: None
+        """Called with the first error, before it is raised: for the flight record."""
         self._controls, self._own = controls, controls[rank]
         self._ring, self._clock, self._condition = ring, clock, condition
         self._publishing = threading.Lock()
@@ -170,6 +172,7 @@ class Watch:
         if self.cause is None:
             text = str(error) or type(error).__name__
             self._publish(Cause("failed", self.rank, f"rank {self.rank} failed: {text}", self.rank))
+            self.on_error(error)
 
     def close(self) -> None:
         """Say that this rank makes no more calls."""
@@ -226,7 +229,9 @@ class Watch:
         self._publish(cause)
         call = None if during.call is None else during.call.call
         collective = None if during.call is None else during.call.text.split(" ", 1)[0]
-        raise _error(self.rank, during.text, waits, cause, call, collective)
+        error = failure(self.rank, during.text, list(described(waits)), cause, call=call, collective=collective)
+        self.on_error(error)
+        raise error
 
     def _publish(self, cause: Cause) -> None:
         with self._publishing:
@@ -244,13 +249,8 @@ def _words(call: Said) -> str:
     return f"call {call.call} ({call.text})"
 
 
-def _error(
-    rank: int, text: str, waits: Waits, cause: Cause, call: int | None, collective: str | None
-) -> ExecutionError:
-    return failure(rank, text, list(_described(waits)), cause, call=call, collective=collective)
-
-
-def _described(waits: Waits) -> Iterator[Wait]:
+def described(waits: Waits) -> Iterator[Wait]:
+    """Waits with words for what is awaited."""
     for threadblock, step, kind, peer, channel in waits:
         phrase = _PHRASES.get(WAITS[kind], "for rank {peer}").format(peer=peer, channel=channel)
         yield Wait(threadblock, step, phrase, None if peer < 0 else peer, None if channel < 0 else channel)

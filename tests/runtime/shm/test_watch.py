@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import struct
 from itertools import permutations
 
 import pytest
 from shm_areas import Areas, stall
 
-from commlib.errors import DeadlineError, ExecutionError, MismatchError, PeerFailedError
+from commlib.errors import DeadlineError, MismatchError, PeerFailedError
 from commlib.runtime.cause import Cause
-from commlib.runtime.shm.control import AFTER_BOARD, FAILURE, FAILURE_BYTES, STALL, WAITS
+from commlib.runtime.shm.control import WAITS
 from commlib.runtime.shm.views import (
-    KINDS,
     alarmed,
     read_view,
     write_failure,
@@ -28,43 +26,16 @@ def entered(ranks: int, call: int = 5) -> Areas:
     return areas
 
 
-def test_a_failure_is_read_as_it_was_written_and_a_torn_one_is_none() -> None:
-    control = memoryview(bytearray(AFTER_BOARD))
-    assert read_view(control).failure is None
-    for kind in KINDS[1:]:
-        assert kind is not None
-        write_failure(control, Cause(kind, 3, "räumt auf", 2), 9)
-        view = read_view(control)
-        assert view.failure is not None
-        assert (view.state, view.failure.call, view.failure.cause) == ("failed", 9, Cause(kind, 3, "räumt auf", 2))
-    control[FAILURE + 24] ^= 1
-    assert read_view(control).failure is None
-
-
-def test_a_long_text_stays_in_its_words() -> None:
-    control = memoryview(bytearray(AFTER_BOARD))
-    write_stall(control, 77, (1, 447))
-    write_failure(control, Cause("gone", 1, "x" * 5000, 0), 1)
-    view = read_view(control)
-    assert view.failure is not None
-    assert view.failure.cause.text == "x" * (FAILURE_BYTES - 25)
-    assert (view.stalled_at, view.stalled_on) == (77, (1, 447))
-    assert not any(control[STALL + 64 :])
-
-
-def test_peers_that_have_no_bit_are_left_out() -> None:
-    control = memoryview(bytearray(AFTER_BOARD))
-    write_stall(control, 5, (448, 3, -1))
-    assert read_view(control).stalled_on == (3,)
-
-
 def test_a_dead_process_ends_the_call_at_the_second_look_and_every_rank_hears_of_it() -> None:
     areas = entered(3)
     areas.wait(0, 5, 2)
     areas.conditions[2] = "ended"
-    watch = areas.watch(0)
+    watch, told = areas.watch(0), list[BaseException]()
+    watch.on_error = told.append
     with pytest.raises(PeerFailedError) as caught:
         stall(areas, watch, [1, 2], 1.0)
+    watch.report(caught.value)
+    assert told == [caught.value]
     assert areas.now == pytest.approx(1000.1)
     assert str(caught.value) == (
         "rank 0 threadblock 1 step 4 waits for a signal of rank 2 on channel 2 in call 5 (allreduce ring): rank 2 is "
@@ -360,10 +331,12 @@ def test_an_interrupt_goes_through_and_the_others_hear_of_it() -> None:
 
 
 def test_the_first_cause_stays() -> None:
-    areas = entered(3)
+    areas, told = entered(3), list[BaseException]()
     watch = areas.watch(0)
+    watch.on_error = told.append
     watch.report(ValueError("first"))
     watch.report(ValueError("second"))
+    assert [str(error) for error in told] == ["first"]
     assert watch.cause == Cause("failed", 0, "rank 0 failed: first", 0)
     assert areas.rung == [1, 2]
 
@@ -416,20 +389,3 @@ def test_a_look_costs_little() -> None:
         areas.now += 0.01
         watch.on_stall(areas.now - begun, waits)
     assert 10 < len(looks) < 60
-
-
-def test_the_words_are_where_the_layout_says() -> None:
-    areas = entered(2, 7)
-    areas.wait(1, 7, 0)
-    view = read_view(areas.controls[1])
-    assert (view.pid, view.start, view.entered) == (101, 7001, 7)
-    assert (view.where.call, view.where.peer, view.where.step, view.where.channel) == (7, 0, 3, 1)
-    said = view.said(7)
-    assert said is not None
-    assert (said.text, said.fingerprint) == ("allreduce ring", 11)
-    assert view.said(3) is None
-    assert struct.unpack_from("<I", areas.controls[1], 0)
-
-
-def test_every_error_of_the_watch_is_an_execution_error() -> None:
-    assert all(issubclass(kind, ExecutionError) for kind in (PeerFailedError, MismatchError, DeadlineError))
