@@ -1,0 +1,116 @@
+/* Waiting: pauses, then yields, then sleep on the bell (or, for the guard, on DONE), one slice after the other. */
+#include "run.h"
+
+#include <sched.h>
+
+static int can_go_on(const Run *r) {
+    const Table *t = r->table;
+    if (r->guard != NONE) return load_acquire(r->context->segments[r->guard] + DONE) >= r->guard_epoch;
+    for (int b = 0; b < t->blocks; b++) {
+        const Cursor *at = &t->cursors[b];
+        if (at->row < t->block[b].high && at->word && load_acquire(at->word) >= at->target) return 1;
+    }
+    return 0;
+}
+
+/* (threadblock, step, kind, peer, channel) of what a threadblock waits for. */
+static PyObject *wait_of(const Table *t, int b) {
+    const Cursor *at = &t->cursors[b];
+    return Py_BuildValue("(iiiii)", t->threadblocks[b], t->steps[at->row].index, at->kind, at->peer, at->channel);
+}
+
+static PyObject *all_waits(const Run *r) {
+    const Table *t = r->table;
+    if (r->guard != NONE) return Py_BuildValue("((iiiii))", NONE, NONE, WAIT_GUARD, r->guard, NONE);
+    PyObject *waits = PyList_New(0);
+    for (int b = 0; waits && b < t->blocks; b++) {
+        if (t->cursors[b].row >= t->block[b].high) continue;
+        PyObject *one = wait_of(t, b);
+        if (!one || PyList_Append(waits, one)) Py_CLEAR(waits);
+        Py_XDECREF(one);
+    }
+    PyObject *frozen = waits ? PyList_AsTuple(waits) : NULL;
+    Py_XDECREF(waits);
+    return frozen;
+}
+
+static int tell_stall(Run *r, uint64_t ns) {
+    take_gil(r);
+    if (PyErr_CheckSignals()) return -1;
+    if (r->context->on_stall == Py_None) return 0;
+    PyObject *waits = all_waits(r);
+    PyObject *answer = waits ? PyObject_CallFunction(r->context->on_stall, "dO", (double)ns * 1e-9, waits) : NULL;
+    Py_XDECREF(waits);
+    Py_XDECREF(answer);
+    return answer ? 0 : -1;
+}
+
+static void write_where(const Run *r) {
+    const Context *c = r->context;
+    const Table *t = r->table;
+    Where where = {c->calls, NONE, NONE, r->guard, NONE, WAIT_GUARD, (int32_t)r->tile};
+    for (int b = t->blocks - 1; b >= 0 && r->guard == NONE; b--) {
+        const Cursor *at = &t->cursors[b];
+        if (at->row >= t->block[b].high) continue;
+        if (at->kind == WAIT_OTHER && where.kind != WAIT_GUARD) continue; /* rather one that waits for a peer */
+        where = (Where){c->calls,    t->threadblocks[b], t->steps[at->row].index, at->peer,
+                        at->channel, at->kind,           (int32_t)r->tile};
+    }
+    memcpy(c->segments[c->rank] + WHERE, &where, sizeof where);
+}
+
+static int someone_stopped(const Context *c) {
+    for (int p = 0; p < c->ranks; p++)
+        if (p != c->rank && load_acquire32(c->segments[p] + STATE) != STATE_RUNNING) return 1;
+    return 0;
+}
+
+/* One sleep. The count of sleepers is raised, then all is looked at once more; who changes it does the reverse. */
+static void sleep_once(const Run *r) {
+    const Context *c = r->context;
+    char *word = c->segments[c->rank] + BELL, *sleepers = c->segments[c->rank] + BELL_SLEEPERS;
+    if (r->guard != NONE) {
+        word = c->segments[r->guard] + DONE;
+        sleepers = c->segments[r->guard] + DONE_SLEEPERS;
+    }
+    add32(sleepers, 1);
+    uint32_t seen = load_acquire32(word);
+    fence();
+    if (!can_go_on(r)) futex_wait(word, seen, c->slice_ns);
+    add32(sleepers, -1);
+}
+
+static int sleep_until(Run *r) {
+    const Context *c = r->context;
+    uint64_t began = now_ns(), told = began;
+    int look = someone_stopped(c); /* its bell may have rung before this rank slept */
+    while (!can_go_on(r)) {
+        uint64_t now = now_ns();
+        if (look || now - told >= (uint64_t)c->slice_ns) {
+            told = now;
+            if (tell_stall(r, now - began)) return -1;
+        }
+        give_up_gil(r);
+        sleep_once(r);
+        look = someone_stopped(c);
+    }
+    return 0;
+}
+
+int wait_any(Run *r) {
+    Context *c = r->context;
+    ring_bells(c);
+    for (int i = 0; i < c->spins; i++) {
+        if (can_go_on(r)) return 0;
+        pause_cpu();
+    }
+    give_up_gil(r);
+    for (int i = 0; i < c->yields; i++) {
+        if (can_go_on(r)) return 0;
+        sched_yield();
+    }
+    write_where(r);
+    if (sleep_until(r)) return -1; /* WHERE stays: it says where the call ended */
+    memset(c->segments[c->rank] + WHERE + sizeof(uint64_t), 0, sizeof(Where) - sizeof(uint64_t));
+    return 0;
+}

@@ -1,0 +1,225 @@
+/* One call of a table: the board, then for each tile the guard and the threadblocks round robin, each as far as it
+ * goes, then DONE. */
+#include "run.h"
+
+enum { LONG_WORK = 65536 }; /* bytes in a tile beyond which other Python threads may run meanwhile */
+
+static int blocked(Cursor *at, const char *word, uint64_t target, int kind, int peer, int channel) {
+    at->word = word;
+    at->target = target;
+    at->kind = kind;
+    at->peer = peer;
+    at->channel = channel;
+    return 0;
+}
+
+static int depends_met(const Table *t, const Step *s) {
+    for (int i = s->depend_low; i < s->depend_high; i++) {
+        const Depend *d = &t->depends[i];
+        if (t->cursors[d->block].row - t->block[d->block].low < d->steps) return 0;
+    }
+    return 1;
+}
+
+static int signal_step(Context *c, const Step *s) {
+    uint64_t *count = &c->signalled[s->channel * c->ranks + s->peer];
+    store_release(c->segments[s->peer] + layout_signal(&c->layout, s->channel, c->rank), ++*count);
+    remember_bell(c, s->peer);
+    return 1;
+}
+
+static int wait_step(Run *r, const Step *s, Cursor *at) {
+    Context *c = r->context;
+    uint64_t *count = &c->waited[s->channel * c->ranks + s->peer];
+    const char *word = c->segments[c->rank] + layout_signal(&c->layout, s->channel, s->peer);
+    if (load_acquire(word) <= *count) return blocked(at, word, *count + 1, WAIT_SIGNAL, s->peer, s->channel);
+    ++*count;
+    return check_peer(r, s->peer) ? -1 : 1;
+}
+
+/* Whether the step's message is there; then it is operand base MESSAGE_IN. 1, 0, or -1. */
+static int message_came(Run *r, const Link *l, Cursor *at) {
+    Context *c = r->context;
+    uint64_t taken = c->taken[l->channel * c->ranks + l->peer];
+    char *segment = c->segments[c->rank];
+    const char *tail = segment + layout_tail(&c->layout, l->channel, l->peer);
+    if (load_acquire(tail) <= taken) return blocked(at, tail, taken + 1, WAIT_MESSAGE, l->peer, l->channel);
+    r->bases[MESSAGE_IN] = segment + layout_fifo(&c->layout, l->channel, l->peer) +
+                           (int64_t)(taken % (uint64_t)c->layout.depth) * c->layout.slot;
+    return check_peer(r, l->peer) ? -1 : 1;
+}
+
+/* Whether there is room for the step's message; then it is operand base MESSAGE_OUT. */
+static int has_room(Run *r, const Link *l, Cursor *at) {
+    Context *c = r->context;
+    uint64_t posted = c->posted[l->channel * c->ranks + l->peer], depth = (uint64_t)c->layout.depth;
+    uint64_t *room = &c->room[l->channel * c->ranks + l->peer];
+    char *segment = c->segments[l->peer];
+    const char *credit = segment + layout_credit(&c->layout, l->channel, c->rank);
+    if (posted - *room >= depth && posted - (*room = load_acquire(credit)) >= depth)
+        return blocked(at, credit, posted + 1 - depth, WAIT_ROOM, l->peer, l->channel);
+    r->bases[MESSAGE_OUT] = segment + layout_fifo(&c->layout, l->channel, c->rank) +
+                            (int64_t)(posted % depth) * c->layout.slot;
+    return 1;
+}
+
+static int move_step(Run *r, const Step *s, Cursor *at) {
+    Context *c = r->context;
+    const Link *in = s->receive < 0 ? NULL : &r->table->receives[s->receive];
+    const Link *out = s->send < 0 ? NULL : &r->table->sends[s->send];
+    int go = in ? message_came(r, in, at) : 1;
+    if (go > 0 && out) go = has_room(r, out, at);
+    if (go <= 0) return go;
+    if (do_moves(r, s)) return -1;
+    if (in) {
+        uint64_t taken = ++c->taken[in->channel * c->ranks + in->peer];
+        store_release(c->segments[c->rank] + layout_credit(&c->layout, in->channel, in->peer), taken);
+        remember_bell(c, in->peer);
+    }
+    if (out) {
+        uint64_t posted = ++c->posted[out->channel * c->ranks + out->peer];
+        store_release(c->segments[out->peer] + layout_tail(&c->layout, out->channel, c->rank), posted);
+        remember_bell(c, out->peer);
+    }
+    return 1;
+}
+
+static int trace_step(Run *r, int b, Cursor *at) {
+    const Table *t = r->table;
+    if (at->traced > at->row) return 0;
+    at->traced = at->row + 1;
+    take_gil(r);
+    PyObject *answer = PyObject_CallFunction(r->context->trace, "iii", t->threadblocks[b], t->steps[at->row].index,
+                                             (int)r->tile);
+    Py_XDECREF(answer);
+    return answer ? 0 : -1;
+}
+
+/* 1: the step is done; 0: it waits, and the cursor says for what; -1: an exception. */
+static int try_step(Run *r, int b, Cursor *at) {
+    const Step *s = &r->table->steps[at->row];
+    if (r->context->trace != Py_None && trace_step(r, b, at)) return -1;
+    if (s->depend_low < s->depend_high && !depends_met(r->table, s))
+        return blocked(at, NULL, 0, WAIT_OTHER, NONE, NONE);
+    switch (s->kind) {
+    case MOVE: return move_step(r, s, at);
+    case SIGNAL: return signal_step(r->context, s);
+    case WAIT: return wait_step(r, s, at);
+    default: return 1;
+    }
+}
+
+static int run_tile(Run *r) {
+    Table *t = r->table;
+    int left = 0;
+    for (int b = 0; b < t->blocks; b++) {
+        t->cursors[b] = (Cursor){.row = t->block[b].low};
+        left += t->block[b].low < t->block[b].high;
+    }
+    while (left) {
+        int moved = 0;
+        for (int b = 0; b < t->blocks; b++) {
+            Cursor *at = &t->cursors[b];
+            int done = 1;
+            while (at->row < t->block[b].high && (done = try_step(r, b, at)) > 0) {
+                moved = 1;
+                left -= ++at->row == t->block[b].high;
+            }
+            if (done < 0) return -1;
+        }
+        if (!moved && left && wait_any(r)) return -1;
+    }
+    return 0;
+}
+
+/* Until nobody works any more in the lane that this epoch will use. */
+static int guard(Run *r, uint64_t epoch) {
+    Context *c = r->context;
+    if (epoch <= 2) return 0;
+    r->guard_epoch = epoch - 2;
+    for (int p = 0; p < c->ranks; p++) {
+        if (p == c->rank || c->done[p] >= r->guard_epoch) continue;
+        r->guard = p;
+        uint64_t done = load_acquire(c->segments[p] + DONE);
+        if (done < r->guard_epoch && wait_any(r)) return -1;
+        c->done[p] = load_acquire(c->segments[p] + DONE);
+    }
+    r->guard = NONE;
+    return 0;
+}
+
+static int run_epoch(Run *r) {
+    Context *c = r->context;
+    uint64_t epoch = ++c->epochs;
+    r->bases = c->bases[epoch & 1];
+    if (!c->synchronized && guard(r, epoch)) return -1;
+    if (run_tile(r)) return -1;
+    c->synchronized = r->table->synchronizing;
+    char *segment = c->segments[c->rank];
+    store_fenced(segment + DONE, epoch);
+    if (load_relaxed32(segment + DONE_SLEEPERS)) futex_wake(segment + DONE);
+    return 0;
+}
+
+static void write_board(Run *r, uint64_t input, uint64_t output) {
+    Context *c = r->context;
+    const Table *t = r->table;
+    uint64_t call = ++c->calls;
+    BoardEntry *entry = (BoardEntry *)(c->segments[c->rank] + BOARD + call % CALLS * BOARD_ENTRY);
+    entry->epoch = c->epochs + 1;
+    entry->fingerprint = t->fingerprint;
+    entry->input = input;
+    entry->output = output;
+    if (c->texts[call % CALLS] != t->number) memcpy(entry->text, t->text, sizeof entry->text);
+    c->texts[call % CALLS] = t->number;
+    store_release(&entry->call, call);
+    store_release(c->segments[c->rank] + WHERE, call);
+    store_release(c->segments[c->rank] + ENTERED, call);
+}
+
+static void set_bases(Context *c, const Table *t, char *input, char *output) {
+    for (int lane = 0; lane < 2; lane++) {
+        char **bases = c->bases[lane];
+        bases[OWN_INPUT] = bases[PEERS + 3 * c->rank] = input;
+        bases[OWN_OUTPUT] = bases[PEERS + 3 * c->rank + 1] = output;
+        for (int i = 0; i < t->foreign; i++) bases[t->tensors[i]] = NULL;
+    }
+}
+
+static Record *begin_record(Context *c, const Table *t) {
+    if (!c->n_records) return NULL;
+    Record *record = &c->records[c->recorded++ % (uint64_t)c->n_records];
+    *record = (Record){c->calls, t->number, RECORD_RUNNING, t->bytes, now_ns(), 0};
+    return record;
+}
+
+static int may_run(const Context *c, const Table *t) {
+    const char *why = NULL;
+    if (t->context != (const PyObject *)c) why = "the table belongs to another context";
+    if (c->busy) why = "another thread is in a call of this context";
+    if (c->broken) why = "an earlier call of this context failed; open a new one";
+    if (c->closed) why = "the context is closed";
+    if (why) PyErr_SetString(PyExc_RuntimeError, why);
+    return !why;
+}
+
+int run_call(Context *c, Table *t, char *input, char *output, uint64_t input_word, uint64_t output_word) {
+    if (!may_run(c, t)) return -1;
+    Run r = {.context = c, .table = t, .guard = NONE};
+    c->busy = 1;
+    set_bases(c, t, input, output);
+    write_board(&r, input_word, output_word);
+    Record *record = begin_record(c, t);
+    if (t->work > LONG_WORK) give_up_gil(&r);
+    int bad = 0;
+    for (r.tile = 0; !bad && r.tile < t->tiles; r.tile++) bad = run_epoch(&r);
+    ring_bells(c);
+    take_gil(&r);
+    if (record) {
+        record->ended = now_ns();
+        record->state = bad ? RECORD_FAILED : RECORD_DONE;
+    }
+    c->broken = bad != 0;
+    c->busy = 0;
+    return bad;
+}

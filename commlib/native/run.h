@@ -1,0 +1,38 @@
+/* One call while it runs. */
+#ifndef COMMLIB_RUN_H
+#define COMMLIB_RUN_H
+
+#include "core.h"
+
+typedef struct {
+    Context *context;
+    Table *table;
+    int64_t tile;
+    char **bases;         /* of this tile's lane */
+    PyThreadState *saved; /* not NULL: the GIL has been given up */
+    int32_t guard;        /* the rank whose DONE is waited for, or NONE */
+    uint64_t guard_epoch;
+} Run;
+
+static inline void give_up_gil(Run *r) {
+    if (!r->saved) r->saved = PyEval_SaveThread();
+}
+static inline void take_gil(Run *r) {
+    if (r->saved) PyEval_RestoreThread(r->saved);
+    r->saved = NULL;
+}
+
+/* All return 0, or -1 with an exception set and the GIL held. */
+
+/* moves.c: the moves of a step; the address of a base that each call finds anew. */
+int do_moves(Run *r, const Step *s);
+
+/* peers.c: that the peer is in the same call with the same table, by its entry on the board. */
+int check_peer(Run *r, int peer);
+char *find_tensor(Run *r, int base);
+int read_peer(Run *r, int peer, char *to, const char *from, size_t bytes);
+
+/* idle.c: until a threadblock, or the guard, can go on. */
+int wait_any(Run *r);
+
+#endif
