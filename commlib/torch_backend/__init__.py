@@ -1,0 +1,33 @@
+"""The ``commlib`` backend of ``torch.distributed`` for tensors on CPU.
+
+    import torch.distributed as dist
+
+    dist.init_process_group("commlib")          # torch finds it by its entry point ``torch.backends``
+    dist.all_reduce(tensor)                     # a proved algorithm, over shared memory within a host
+
+Importing this package registers the backend too (where torch was told not to load such entry points). Both only
+register a function; the backend itself is loaded when the first group is made.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from commlib.torch_backend.registration import register
+
+if TYPE_CHECKING:
+    from commlib.torch_backend.group import CommlibGroup as CommlibGroup
+    from commlib.torch_backend.options import Options as Options
+
+_HOME = {"CommlibGroup": "group", "Options": "options"}
+
+__all__ = ["CommlibGroup", "Options", "register"]
+
+register()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"commlib.torch_backend.{_HOME[name]}"), name)

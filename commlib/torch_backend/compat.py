@@ -1,0 +1,87 @@
+"""What differs between versions of torch, from 2.6 on, and what torch's option objects say: all of it in this file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed.distributed_c10d
+
+from commlib.errors import SpecError
+
+c10d: Any = torch.distributed.distributed_c10d
+"""torch's module, of whatever version: what its stubs say of these classes differs between versions."""
+
+HAS_ASYNC_OP = hasattr(c10d.AllreduceOptions, "asyncOp")
+"""Whether options say if the caller waits at once (``asyncOp``). Older torch does not tell: all calls are queued."""
+
+profiling: Callable[[], bool] = torch.autograd._profiler_enabled  # type: ignore[attr-defined]
+"""Whether a profiler watches this thread (50 ns)."""
+
+_NAMES = {
+    "SUM": "sum",
+    "AVG": "avg",
+    "PRODUCT": "prod",
+    "MIN": "min",
+    "MAX": "max",
+    "BAND": "band",
+    "BOR": "bor",
+    "BXOR": "bxor",
+    "PREMUL_SUM": "premul_sum",
+}
+PREMUL = int(c10d.ReduceOp.RedOpType.PREMUL_SUM)
+"""The hash of a premul_sum: those differ by their factor."""
+
+
+def is_async(options: Any) -> bool:
+    """Whether a call returns before it is done."""
+    return bool(getattr(options, "asyncOp", True))
+
+
+def seconds(options: Any, default: float) -> float:
+    """The timeout of a call in seconds; torch writes -1 ms where none was given."""
+    timeout = options if isinstance(options, timedelta) else getattr(options, "timeout", None)
+    found = timeout.total_seconds() if isinstance(timeout, timedelta) else -1.0
+    return found if found > 0 else default
+
+
+def reduction_of(op: Any) -> tuple[str, complex | None]:
+    """The name of a reduction in ``commlib.reductions``, and the factor of a premul_sum.
+
+    Raises:
+        SpecError: torch's placeholder "unused", or a factor that is a tensor of several elements.
+    """
+    kind = op.op if isinstance(op, c10d.ReduceOp) else op
+    name = _NAMES.get(kind.name)
+    if name is None:
+        raise SpecError(f"{kind.name} is no reduction")
+    if name != "premul_sum":
+        return name, None
+    factor = op.__getstate__()[1]
+    if isinstance(factor, torch.Tensor):
+        if factor.numel() != 1:
+            raise SpecError(f"the factor of premul_sum has {factor.numel()} elements, not 1")
+        factor = factor.item()
+    return name, factor
+
+
+def options_of(kind: type[Any], given: Any, named: dict[str, Any]) -> Any:
+    """The options of a call that was made with plain arguments: a reduction, a root or a timeout.
+
+    torch's groups take ``group.allreduce(tensor, op)`` and ``group.broadcast(tensor, root)`` as well as options.
+    """
+    if isinstance(given, kind):
+        return given
+    options = kind()
+    if isinstance(given, (c10d.ReduceOp, c10d.ReduceOp.RedOpType)):
+        named = {**named, "op": given}
+    elif isinstance(given, int):
+        named = {**named, "root": given}
+    elif isinstance(given, timedelta):
+        named = {**named, "timeout": given}
+    for name, value in named.items():
+        if value is not None:
+            setattr(options, {"op": "reduceOp", "root": "rootRank"}.get(name, name), value)
+    return options

@@ -1,0 +1,261 @@
+"""CommlibGroup: the process group that ``init_process_group("commlib")`` makes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.distributed import Work
+
+from commlib.errors import SpecError
+from commlib.torch_backend import collectives as make
+from commlib.torch_backend.barriers import monitored_barrier
+from commlib.torch_backend.collectives import first
+from commlib.torch_backend.compat import c10d, is_async, options_of, reduction_of, seconds
+from commlib.torch_backend.core import Core, Job
+from commlib.torch_backend.identity import Identity
+from commlib.torch_backend.opening import Opened, open_group
+from commlib.torch_backend.options import options_from
+from commlib.torch_backend.point_to_point import ManyWorks
+from commlib.torch_backend.sparse import allreduce_sparse
+
+Tensor = torch.Tensor
+Tensors = Sequence[Tensor]
+
+
+class CommlibGroup(Identity):
+    """A torch process group whose collectives run proved algorithms over shared memory, or gloo between hosts.
+
+    torch calls its methods; users call ``torch.distributed``. A call raises at once what its own arguments are wrong
+    in; an error of the run is raised by the call, or by ``wait`` if it is asynchronous. After an ExecutionError the
+    group cannot be used: destroy it and make another.
+    """
+
+    @classmethod
+    def create(cls, given: Any, options: Any) -> CommlibGroup:
+        """Make the group; ``given`` is torch's ``_DistributedBackendOptions``.
+
+        Raises:
+            CommlibError: the ranks did not all come within the timeout, or the transport cannot be had.
+        """
+        chosen = options_from(options)
+        timeout = given.timeout.total_seconds()
+        opened = open_group(given.store, given.group_rank, given.group_size, timeout, given.group_id, chosen)
+        return cls(opened, given, timeout)
+
+    def __init__(self, opened: Opened, given: Any, timeout: float) -> None:
+        super().__init__(given.group_rank, given.group_size, given.group_id, given.store)
+        self._opened = opened
+        self._core = Core(opened.runner, given.group_rank, given.group_size, timeout, given.group_id)
+
+    def _issue(self, name: str, job: Job, options: Any, results: Sequence[Any] = ()) -> Work:
+        core = self._core
+        return core.issue(name, job, is_async(options), seconds(options, core.timeout), results)
+
+    # Reductions
+
+    def allreduce(self, tensors: Any, opts: Any = None, **named: Any) -> Work:
+        """Reduce a tensor in place."""
+        opts = options_of(c10d.AllreduceOptions, opts, named)
+        tensor, op = first(tensors), reduction_of(opts.reduceOp)
+        if tensor.layout is torch.strided:
+            job = make.allreduce(self._core, [tensor], op)
+        else:
+            job = allreduce_sparse(self._core, tensor, op)
+        return self._issue("all_reduce", job, opts, [tensor])
+
+    def allreduce_coalesced(self, tensors: Tensors, opts: Any = None, **named: Any) -> Work:
+        """Reduce several tensors in place."""
+        opts = options_of(c10d.AllreduceCoalescedOptions, opts, named)
+        job = make.allreduce(self._core, tensors, reduction_of(opts.reduceOp), "allreduce_coalesced")
+        return self._issue("all_reduce", job, opts, tensors)
+
+    def reduce(self, tensors: Any, opts: Any = None, **named: Any) -> Work:
+        """Reduce to the root's tensor."""
+        opts = options_of(c10d.ReduceOptions, opts, named)
+        tensor = first(tensors)
+        job = make.reduce(self._core, tensor, opts.rootRank, reduction_of(opts.reduceOp))
+        return self._issue("reduce", job, opts, [tensor])
+
+    def reduce_scatter(self, outputs: Any, inputs: Any, opts: Any = None, **named: Any) -> Work:
+        """Reduce a list of shards; shard r stays on rank r."""
+        opts = options_of(c10d.ReduceScatterOptions, opts, named)
+        output = first(outputs)
+        shards = inputs if isinstance(outputs, Tensor) else inputs[0]
+        job = make.reduce_scatter(self._core, output, shards, reduction_of(opts.reduceOp))
+        return self._issue("reduce_scatter", job, opts, [output])
+
+    def reduce_scatter_single(self, output: Tensor, input: Tensor, opts: Any = None, **named: Any) -> Work:
+        """Reduce a tensor of equal shards; shard r stays on rank r."""
+        opts = options_of(c10d.ReduceScatterOptions, opts, named)
+        job = make.reduce_scatter(self._core, output, [input], reduction_of(opts.reduceOp))
+        return self._issue("reduce_scatter_tensor", job, opts, [output])
+
+    def reduce_scatter_single_coalesced(
+        self, outputs: Tensors, inputs: Tensors, opts: Any = None, **named: Any
+    ) -> Work:
+        """Several ``reduce_scatter_single``."""
+        opts = options_of(c10d.ReduceScatterOptions, opts, named)
+        op = reduction_of(opts.reduceOp)
+        pairs = zip(outputs, inputs, strict=True)
+        jobs = [make.reduce_scatter(self._core, output, [given], op) for output, given in pairs]
+        return self._issue("reduce_scatter_tensor", _sequence(jobs), opts, outputs)
+
+    # Gathering
+
+    def allgather(self, outputs: Any, inputs: Any, opts: Any = None, **named: Any) -> Work:
+        """Gather every rank's tensor into a list."""
+        opts = options_of(c10d.AllgatherOptions, opts, named)
+        listed = outputs if isinstance(inputs, Tensor) else outputs[0]
+        job = make.allgather(self._core, _listed(listed, self.size()), first(inputs))
+        return self._issue("all_gather", job, opts, [listed])
+
+    def allgather_coalesced(self, outputs: Any, inputs: Tensors, opts: Any = None, **named: Any) -> Work:
+        """Several ``allgather``; ``outputs[i]`` is the list of the i-th."""
+        opts = options_of(c10d.AllgatherOptions, opts, named)
+        size = self.size()
+        pairs = zip(outputs, inputs, strict=True)
+        jobs = [make.allgather(self._core, _listed(listed, size), given) for listed, given in pairs]
+        return self._issue("all_gather", _sequence(jobs), opts, outputs)
+
+    def all_gather_single(self, output: Tensor, input: Tensor, opts: Any = None, **named: Any) -> Work:
+        """Gather every rank's tensor into one."""
+        opts = options_of(c10d.AllgatherOptions, opts, named)
+        job = make.allgather(self._core, [output], input)
+        return self._issue("all_gather_into_tensor", job, opts, [output])
+
+    def all_gather_single_coalesced(self, outputs: Tensors, inputs: Tensors, opts: Any = None, **named: Any) -> Work:
+        """Several ``all_gather_single``."""
+        opts = options_of(c10d.AllgatherOptions, opts, named)
+        pairs = zip(outputs, inputs, strict=True)
+        jobs = [make.allgather(self._core, [output], given) for output, given in pairs]
+        return self._issue("all_gather_into_tensor", _sequence(jobs), opts, outputs)
+
+    def gather(self, outputs: Any, inputs: Any, opts: Any = None, **named: Any) -> Work:
+        """Gather every rank's tensor on the root."""
+        opts = options_of(c10d.GatherOptions, opts, named)
+        listed = outputs[0] if outputs and not isinstance(outputs[0], Tensor) else outputs
+        job = make.gather(self._core, listed, first(inputs), opts.rootRank)
+        return self._issue("gather", job, opts, [listed])
+
+    # Spreading
+
+    def broadcast(self, tensors: Any, opts: Any = None, **named: Any) -> Work:
+        """Copy the root's tensor to all."""
+        opts = options_of(c10d.BroadcastOptions, opts, named)
+        tensor = first(tensors)
+        return self._issue("broadcast", make.broadcast(self._core, tensor, opts.rootRank), opts, [tensor])
+
+    def scatter(self, outputs: Any, inputs: Any, opts: Any = None, **named: Any) -> Work:
+        """Give each rank its tensor of the root's list."""
+        opts = options_of(c10d.ScatterOptions, opts, named)
+        output = first(outputs)
+        listed = inputs[0] if inputs and not isinstance(inputs[0], Tensor) else inputs
+        return self._issue("scatter", make.scatter(self._core, output, listed, opts.rootRank), opts, [output])
+
+    def alltoall(self, outputs: Tensors, inputs: Tensors, opts: Any = None, **named: Any) -> Work:
+        """Exchange lists of tensors of any sizes."""
+        opts = options_of(c10d.AllToAllOptions, opts, named)
+        return self._issue("all_to_all", make.alltoall(self._core, outputs, inputs), opts, outputs)
+
+    def all_to_all_single(
+        self,
+        output: Tensor,
+        input: Tensor,
+        output_split_sizes: Sequence[int] = (),
+        input_split_sizes: Sequence[int] = (),
+        opts: Any = None,
+        **named: Any,
+    ) -> Work:
+        """Exchange equal shards, or parts of the sizes given."""
+        opts = options_of(c10d.AllToAllOptions, opts, named)
+        job = make.alltoall_single(self._core, output, input, output_split_sizes, input_split_sizes)
+        return self._issue("all_to_all_single", job, opts, [output])
+
+    # Names of torch before 2.13
+
+    _allgather_base = all_gather_single
+    allgather_into_tensor_coalesced = all_gather_single_coalesced
+    _reduce_scatter_base = reduce_scatter_single
+    reduce_scatter_tensor_coalesced = reduce_scatter_single_coalesced
+    alltoall_base = all_to_all_single
+
+    # Point to point
+
+    def send(self, tensors: Any, dst: int, tag: int = 0) -> Work:
+        """Begin to send a tensor."""
+        return self._opened.send(first(tensors), dst, tag, self._core.timeout)
+
+    def recv(self, tensors: Any, src: int, tag: int = 0) -> Work:
+        """Begin to receive a tensor."""
+        return self._opened.receive(first(tensors), src, tag, self._core.timeout)
+
+    def recv_anysource(self, tensors: Any, tag: int = 0) -> Work:
+        """Begin to receive a tensor from any rank."""
+        return self._opened.receive(first(tensors), None, tag, self._core.timeout)
+
+    # Order
+
+    def barrier(self, opts: Any = None, **named: Any) -> Work:
+        """Wait for all ranks."""
+        opts = options_of(c10d.BarrierOptions, named.pop("opts", opts), named)
+        job = make.allreduce(self._core, [torch.zeros(1, dtype=torch.uint8)], ("max", None), "barrier")
+        return self._issue("barrier", job, opts)
+
+    def monitored_barrier(self, timeout: Any = None, wait_all_ranks: bool = False) -> None:
+        """Wait for all ranks; rank 0 names those that did not come."""
+        core = self._core
+        limit = seconds(timeout, core.timeout)
+        core.issue("monitored_barrier", lambda _: self._monitored(limit, wait_all_ranks), False, limit)
+
+    def _monitored(self, limit: float, wait_all_ranks: bool) -> None:
+        monitored_barrier(self._opened.store, self.rank(), self.size(), self._core.sequence, limit, wait_all_ranks)
+
+    def _start_coalescing(self, device: Any = None) -> None:  # noqa: ARG002
+        self._core.coalescing = []
+
+    def _end_coalescing(self, device: Any = None) -> Work:  # noqa: ARG002
+        works, self._core.coalescing = self._core.coalescing or [], None
+        return ManyWorks(works)
+
+    # Life
+
+    def _get_sequence_number_for_group(self) -> int:
+        return self._core.sequence
+
+    def _set_sequence_number_for_group(self) -> None:
+        """All ranks begin at 0."""
+
+    def set_timeout(self, timeout: Any) -> None:
+        """Set the timeout of the calls that follow."""
+        self._core.timeout = seconds(timeout, self._core.timeout)
+
+    _set_default_timeout = set_timeout
+
+    def split_group(self, new_ranks: Sequence[int], *arguments: Any, **named: Any) -> Any:
+        """A group of some of this group's ranks, or None on the others; every rank of this group calls it."""
+        return self._opened.split(self, new_ranks, *arguments, **named)
+
+    def shutdown(self) -> None:
+        """Let go of everything; called by ``destroy_process_group``."""
+        self._core.close()
+        self._opened.close()
+
+    def abort(self) -> None:
+        """As ``shutdown``."""
+        self.shutdown()
+
+
+def _sequence(jobs: Sequence[Job]) -> Job:
+    def job(timeout: float) -> None:
+        for one in jobs:
+            one(timeout)
+
+    return job
+
+
+def _listed(outputs: Tensors, ranks: int) -> Tensors:
+    if len(outputs) != ranks:
+        raise SpecError(f"all_gather: the output list has {len(outputs)} tensors, not {ranks}")
+    return outputs

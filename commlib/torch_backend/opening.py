@@ -1,0 +1,110 @@
+"""Opening a group: which transport its ranks get, agreed through the store, and the messages between two ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch.distributed import Work
+
+from commlib.errors import SpecError
+from commlib.runtime.tensors import check_tensor, check_writable, is_plain, plain
+from commlib.torch_backend.compat import c10d
+from commlib.torch_backend.messages import MessageRunner, gloo_group
+from commlib.torch_backend.options import Options
+from commlib.torch_backend.point_to_point import GlooPointToPoint, PointToPoint
+from commlib.torch_backend.runner import Runner, SoloRunner
+
+
+class Opened:
+    """What a group runs on. ``store`` holds the group's own keys."""
+
+    def __init__(self, store: Any, rank: int, ranks: int, runner: Runner, messages: PointToPoint | None) -> None:
+        self.store, self.rank, self.ranks, self.runner = store, rank, ranks, runner
+        self._messages = messages
+        self._splits = 0
+
+    def send(self, tensor: torch.Tensor, peer: int, tag: int, timeout: float) -> Work:
+        """Begin to send a tensor of any strides."""
+        check_tensor(tensor, "tensor to send")
+        return self._with(peer, tag).send(plain(tensor).view(-1), peer, tag, timeout)
+
+    def receive(self, tensor: torch.Tensor, peer: int | None, tag: int, timeout: float) -> Work:
+        """Begin to receive a tensor of any strides."""
+        check_tensor(tensor, "tensor to receive")
+        check_writable(tensor, "tensor to receive")
+        messages = self._with(peer, tag)
+        if is_plain(tensor):
+            return messages.receive(tensor.detach().view(-1), peer, tag, timeout, None)
+        line = torch.empty(tensor.numel(), dtype=tensor.dtype)
+        return messages.receive(line, peer, tag, timeout, _copier(tensor.detach(), line))
+
+    def _with(self, peer: int | None, tag: int) -> PointToPoint:
+        if peer is not None and (peer == self.rank or not 0 <= peer < self.ranks):
+            raise SpecError(f"rank {self.rank} of {self.ranks} cannot send to or receive from rank {peer}")
+        if self._messages is None:
+            raise SpecError("a group of one rank has nobody to send to or receive from")
+        if tag < 0:
+            raise SpecError(f"a tag is at least 0, not {tag}")
+        return self._messages
+
+    def split(
+        self,
+        parent: Any,
+        ranks: Sequence[int],
+        timeout: Any = None,
+        opts: Any = None,
+        group_name: str | None = None,
+        group_desc: str | None = None,
+        *_: Any,
+        **__: Any,
+    ) -> Any:
+        """A group of some ranks of ``parent``; None on the others."""
+        self._splits += 1
+        if self.rank not in ranks:
+            return None
+        name = group_name or f"{parent.group_name}:split:{self._splits}:{'-'.join(map(str, ranks))}"
+        given = SimpleNamespace(
+            store=c10d.PrefixStore(f"split/{name}", self.store),
+            group_rank=list(ranks).index(self.rank),
+            group_size=len(ranks),
+            group_id=name,
+            timeout=timeout or parent.timeout,
+        )
+        group = type(parent).create(given, opts)
+        group._set_group_desc(group_desc or "undefined")
+        return group
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        if self._messages is not None:
+            self._messages.close()
+
+
+def _copier(tensor: torch.Tensor, line: torch.Tensor) -> Callable[[], None]:
+    def copy() -> None:
+        tensor.copy_(line.view(tensor.shape))
+
+    return copy
+
+
+def open_group(store: Any, rank: int, ranks: int, timeout: float, name: str, options: Options) -> Opened:
+    """Open the transport of a group; every rank of it calls this.
+
+    Keys of a group that was made before on the same store, under the same name, are not touched: each rank counts
+    how often it has joined.
+    """
+    generation = store.add(f"commlib/joined/{rank}", 1)
+    own = c10d.PrefixStore(f"commlib/{generation}", store)
+    if ranks == 1:
+        return Opened(own, rank, ranks, SoloRunner(), None)
+    return _over_gloo(own, rank, ranks, timeout, name, options)
+
+
+def _over_gloo(store: Any, rank: int, ranks: int, timeout: float, name: str, options: Options) -> Opened:
+    if options.transport == "shm":
+        raise SpecError("transport 'shm' was asked for, and shared memory cannot be had")
+    group = gloo_group(store, rank, ranks, timeout, f"commlib-{name}-{id(store)}")
+    return Opened(store, rank, ranks, MessageRunner(group, timeout), GlooPointToPoint(group))

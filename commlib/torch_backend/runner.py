@@ -1,0 +1,76 @@
+"""Runners: what carries out a group's requests. One interface; shared memory, messages, or one rank alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+from commlib.runtime.tensors import divide, scale
+from commlib.torch_backend.request import Request
+
+Line = torch.Tensor | None
+"""A contiguous tensor of one dimension; None where a rank has no input or no output."""
+
+
+class Runner(Protocol):
+    """Runs requests, one at a time: the group sees to that.
+
+    In place, ``input`` and ``output`` lie in one span as ``Collective.in_place_offsets`` says.
+    """
+
+    def prepare(self, request: Request) -> Any:
+        """What calls of one request share: algorithm, proof, layout, plan. Kept by the runner.
+
+        Raises:
+            VerificationError: the algorithm is not proved.
+            SpecError: type or reduction are not supported.
+        """
+
+    def run(self, prepared: Any, input: Line, output: Line, factor: complex | None, timeout: float) -> None:
+        """Run one call; ``factor`` is that of a premul_sum.
+
+        Raises:
+            ExecutionError: it failed, and the group cannot be used any more.
+        """
+
+    def replay(self, prepared: Any, input: Line, output: Line, timeout: float) -> Callable[[], object] | None:
+        """The same call as a function without arguments, as fast as can be; None if the runner has no such thing."""
+
+    def close(self) -> None:
+        """Let go of everything."""
+
+
+class SoloRunner:
+    """A group of one rank: each collective copies its input to its output."""
+
+    def prepare(self, request: Request) -> Request:
+        """Nothing is planned."""
+        return request
+
+    def run(self, prepared: Request, input: Line, output: Line, factor: complex | None, timeout: float) -> None:  # noqa: ARG002
+        """Copy, and scale for a premul_sum."""
+        if input is None or output is None:
+            return
+        if factor is not None and prepared.reduction == "premul_sum":
+            output.copy_(scale(input, factor))
+        elif input.data_ptr() != output.data_ptr():
+            output.copy_(input)
+
+    def replay(self, prepared: Request, input: Line, output: Line, timeout: float) -> None:
+        """None."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def before(reduction: str | None, factor: complex | None, line: torch.Tensor) -> torch.Tensor:
+    """A rank's contribution as it enters the combination: scaled for premul_sum, else the line itself."""
+    return scale(line, factor) if reduction == "premul_sum" and factor is not None else line
+
+
+def after(reduction: str | None, output: Line, ranks: int) -> None:
+    """Finish the output: the mean of ``ranks`` contributions for avg."""
+    if reduction == "avg" and output is not None:
+        divide(output, ranks)

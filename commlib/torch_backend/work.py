@@ -1,0 +1,143 @@
+"""Work handles: one shared object for calls that are done when they return, and one per call that is queued."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch.distributed import Work
+
+from commlib.errors import DeadlineError
+from commlib.torch_backend.failures import as_torch
+
+_LONGEST = threading.TIMEOUT_MAX
+
+
+class FinishedWork(Work):
+    """A call that was done when it returned."""
+
+    def wait(self, timeout: Any = None) -> bool:  # noqa: ARG002
+        """Return at once."""
+        return True
+
+    def is_completed(self) -> bool:
+        """True."""
+        return True
+
+    def is_success(self) -> bool:
+        """True."""
+        return True
+
+    def exception(self) -> None:
+        """None."""
+        return
+
+    def synchronize(self) -> None:
+        """Nothing is left to wait for."""
+
+    def result(self) -> list[torch.Tensor]:
+        """No tensors: the call returned them in place."""
+        return []
+
+    def get_future(self) -> torch.futures.Future[Any]:
+        """A future that is done, with no tensors."""
+        future: torch.futures.Future[Any] = torch.futures.Future()
+        future.set_result(self.result())
+        return future
+
+
+DONE = FinishedWork()
+"""The handle of every call that was done when it returned."""
+
+
+class PendingWork(Work):
+    """A call that another thread, or a later ``wait``, finishes. ``results`` are the tensors it fills."""
+
+    def __init__(self, name: str, results: Sequence[Any] = ()) -> None:
+        super().__init__()
+        self.name, self.results = name, list(results)
+        self.error: BaseException | None = None
+        self._finished = False
+        self._future: torch.futures.Future[Any] | None = None
+        self._guard = threading.Lock()
+        self._running = threading.Lock()
+        self._running.acquire()
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """The call has ended; wakes those who wait and settles the future."""
+        with self._guard:
+            self.error = None if error is None else as_torch(error)
+            self._finished = True
+            future = self._future
+        self._running.release()
+        if future is not None:
+            self._settle(future)
+
+    def run(self, job: Callable[[], None]) -> None:
+        """Do the call here and finish."""
+        error = None
+        try:
+            job()
+        except BaseException as raised:
+            error = raised
+        self.finish(error)
+
+    def wait(self, timeout: timedelta | None = None) -> bool:
+        """Wait until the call is done, at most ``timeout`` (default: as long as it takes; it has a deadline itself).
+
+        Raises:
+            DeadlineError: the call goes on after the timeout.
+            CommlibError: what the call ended with.
+        """
+        if not self._finished:
+            self._await(timeout)
+        if self.error is not None:
+            raise self.error
+        return True
+
+    def _await(self, timeout: timedelta | None) -> None:
+        limit = -1.0 if timeout is None or timeout <= timedelta(0) else min(timeout.total_seconds(), _LONGEST)
+        if not self._running.acquire(timeout=limit):
+            late = DeadlineError(f"{self.name} was not done {limit} s after wait() was called; it goes on")
+            raise as_torch(late)
+        self._running.release()
+
+    def is_completed(self) -> bool:
+        """Whether the call has ended, well or not."""
+        return self._finished
+
+    def is_success(self) -> bool:
+        """Whether the call has ended well."""
+        return self._finished and self.error is None
+
+    def exception(self) -> BaseException | None:
+        """What the call ended with, if not well."""
+        return self.error
+
+    def synchronize(self) -> None:
+        """As ``wait``."""
+        self.wait()
+
+    def result(self) -> list[Any]:
+        """The tensors that the call fills."""
+        return self.results
+
+    def get_future(self) -> torch.futures.Future[Any]:
+        """A future of the tensors that the call fills."""
+        with self._guard:
+            if self._future is not None:
+                return self._future
+            self._future = torch.futures.Future()
+            if not self._finished:
+                return self._future
+        self._settle(self._future)
+        return self._future
+
+    def _settle(self, future: torch.futures.Future[Any]) -> None:
+        if self.error is None:
+            future.set_result(self.results)
+        else:
+            future.set_exception(self.error)
