@@ -280,7 +280,18 @@ def _seconds(timeout: float) -> float:
     raise SpecError(f"a timeout is a number of seconds above 0 and at most {LONGEST:.0f}, not {timeout!r}")
 
 
+def _is_internal(group: Any) -> bool:
+    """Whether this is a gloo group that torch.distributed does not know of, as the torch backend makes them."""
+    if not isinstance(group, dist.ProcessGroup) or group in dist.distributed_c10d._world.pg_map:
+        return False
+    with contextlib.suppress(RuntimeError):
+        return isinstance(group._get_backend(torch.device("cpu")), dist.ProcessGroupGloo)
+    return False
+
+
 def _checked(group: Any) -> Any:
+    if _is_internal(group):
+        return group
     if not dist.is_initialized():
         raise SpecError("torch.distributed is not initialised; call init_process_group('gloo') first")
     group = dist.group.WORLD if group is None else group
