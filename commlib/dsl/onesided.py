@@ -290,8 +290,8 @@ class ThreadblockWriter:
         destinations: tuple[Place, ...] = (),
         peer: int | None = None,
     ) -> StepHandle:
-        count = self.program.check_places(sources, destinations)
         depends = self._depends(after)
+        count = self.program.check_places(sources, destinations)
         self.rows.append(_Row(op, sources, destinations, count, peer, depends, *caller()))
         return StepHandle(self.program, self.rank, self.index, len(self.rows) - 1)
 
