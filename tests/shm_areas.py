@@ -68,6 +68,14 @@ class Areas:
         return Watch(rank, self.controls, self.rung.append, timeout, lambda: self.now, self.condition)
 
 
+def entered(ranks: int, call: int = 5) -> Areas:
+    """Areas of ranks that are all in one call."""
+    areas = Areas(ranks)
+    for rank in range(ranks):
+        areas.enter(rank, call)
+    return areas
+
+
 def stall(
     areas: Areas, watch: Watch, peers: Sequence[int], seconds: float, each: Callable[[float], None] = lambda _: None
 ) -> None:

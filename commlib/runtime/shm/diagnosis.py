@@ -20,11 +20,13 @@ _ORDER: tuple[CauseKind, ...] = ("gone", "failed", "mismatch", "stopped", "absen
 
 @dataclass(frozen=True)
 class Situation:
-    """Of the rank that asks: its call (None: it sends or receives outside of calls), and the ranks it waits for."""
+    """Of the rank that asks: its call (None: it sends or receives outside of calls), the ranks it waits for, and the
+    call before, in which it may not have met a rank that made another."""
 
     rank: int
     call: Said | None
     waits_for: tuple[int, ...]
+    before: Said | None = None
 
 
 @dataclass(frozen=True)
@@ -128,22 +130,25 @@ def _circle(mine: Situation, reached: Sequence[int]) -> Cause:
 
 
 def _mismatch(mine: Situation, sights: Mapping[int, Sight]) -> Cause | None:
-    """Ranks that make another call under this rank's number; the fewest of one mind are blamed (of equally many
-    those without the lowest rank, so that all ranks judge alike)."""
+    """Ranks that make another call under the number of this rank's call, or made another under that before."""
     if mine.call is None:
         return None
-    camps: dict[int, list[tuple[int, Said]]] = {mine.call.fingerprint: [(mine.rank, mine.call)]}
-    for rank, sight in sorted(sights.items()):
-        said = sight.view.said(mine.call.call)
-        if said is not None and rank != mine.rank:
+    found = (_camps(mine.rank, said, sights) for said in (mine.before, mine.call) if said is not None)
+    return next((cause for cause in found if cause is not None), None)
+
+
+def _camps(me: int, mine: Said, sights: Mapping[int, Sight]) -> Cause | None:
+    """The fewest of one mind are blamed; of equally many those without the lowest rank, so that all judge alike."""
+    camps: dict[int, list[tuple[int, Said]]] = {}
+    for rank in sorted({me, *sights}):
+        said = mine if rank == me else sights[rank].view.said(mine.call)
+        if said is not None:
             camps.setdefault(said.fingerprint, []).append((rank, said))
     if len(camps) < 2:
         return None
-    ordered = sorted(
-        (sorted(camp, key=lambda it: it[0]) for camp in camps.values()), key=lambda it: (len(it), -it[0][0])
-    )
+    ordered = sorted(camps.values(), key=lambda camp: (len(camp), -camp[0][0]))
     (rank, odd), (other, usual) = ordered[0][0], ordered[-1][0]
-    return Cause("mismatch", rank, differing((rank, odd.call, odd.text), (other, usual.call, usual.text)), mine.rank)
+    return Cause("mismatch", rank, differing((rank, odd.call, odd.text), (other, usual.call, usual.text)), me)
 
 
 def mismatch(mine: Situation, peer: int, sights: Mapping[int, Sight]) -> Cause:

@@ -61,11 +61,13 @@ class _Stall:
 
 @dataclass(frozen=True)
 class _During:
-    """What the rank does: a call, or (None) something outside of calls; in words, and how long it may take."""
+    """What the rank does: a call, or (None) something outside of calls; in words, how long it may take, and the call
+    before it."""
 
     call: Said | None
     text: str
     timeout: float
+    before: Said | None = None
 
 
 class Watch:
@@ -113,9 +115,8 @@ class Watch:
             if not waits:
                 self.refuse()
                 return
-            mine = self._mine()
-            during = _During(mine, _words(mine), self.timeout)
-            self._stall = self._continued(self._stall, mine.call, seconds)
+            during = self._call()
+            self._stall = self._continued(self._stall, 0 if during.call is None else during.call.call, seconds)
             self._judge(self._stall, waits, during)
         except BaseException as error:  # also KeyboardInterrupt, which comes to a rank that waits in here
             self.report(error)
@@ -141,9 +142,9 @@ class Watch:
         Raises:
             MismatchError: always; or PeerFailedError with the cause that another rank found first.
         """
-        mine = self._mine()
-        cause = mismatch(Situation(self.rank, mine, (peer,)), peer, self._sights())
-        self._fail(cause, [(-1, -1, WAITS.index("other"), peer, -1)], _During(mine, _words(mine), self.timeout))
+        during = self._call()
+        cause = mismatch(Situation(self.rank, during.call, (peer,), during.before), peer, self._sights())
+        self._fail(cause, [(-1, -1, WAITS.index("other"), peer, -1)], during)
 
     def refuse(self) -> None:
         """At the start of a call.
@@ -179,9 +180,11 @@ class Watch:
         if read_view(self._own).state == "running":
             write_state(self._own, "closed")
 
-    def _mine(self) -> Said:
+    def _call(self) -> _During:
+        """The call that this rank is in, as its board says."""
         view = read_view(self._own)
-        return view.said(view.entered) or Said(view.entered, 0, "")
+        said = view.said(view.entered) or Said(view.entered, 0, "")
+        return _During(said, f"call {said.call} ({said.text})", self.timeout, view.said(view.entered - 1))
 
     def _continued(self, stall: _Stall | None, call: int, seconds: float) -> _Stall:
         """The same time of waiting, or a new one."""
@@ -205,7 +208,7 @@ class Watch:
         stall.witnessed += min(now - (stall.looked or now), 2 * _LOOK[1])
         stall.looked = now
         patience = Patience(stall.witnessed >= min(0.3 * during.timeout, STOPPED), late, recent)
-        cause = diagnose(Situation(self.rank, during.call, peers), self._sights(), patience)
+        cause = diagnose(Situation(self.rank, during.call, peers, during.before), self._sights(), patience)
         suspect = None if cause is None else (cause.kind, cause.rank)
         sure = cause is not None and (late or cause.kind == "mismatch" or cause.noticed_by != self.rank)
         if cause is not None and (sure or suspect == stall.suspect):
@@ -225,6 +228,14 @@ class Watch:
     def _look_up(self, view: View) -> Condition:
         return self._condition(view.pid, view.start) if view.pid and view.state == "running" else "lives"
 
+    def waits(self) -> str:
+        """What this rank waits for now, in words; of several waits one. Empty if it does not wait."""
+        where = read_view(self._own).where
+        if not where.kind:
+            return ""
+        found = list(described([(where.threadblock, where.step, where.kind, where.peer, where.channel)]))
+        return f"{found[0].what} (threadblock {where.threadblock} step {where.step})"
+
     def _fail(self, cause: Cause, waits: Waits, during: _During) -> NoReturn:
         self._publish(cause)
         call = None if during.call is None else during.call.call
@@ -243,10 +254,6 @@ class Watch:
             raise_alarm(control)
             if rank != self.rank:
                 self._ring(rank)
-
-
-def _words(call: Said) -> str:
-    return f"call {call.call} ({call.text})"
 
 
 def described(waits: Waits) -> Iterator[Wait]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import permutations
 
 import pytest
-from shm_areas import Areas, stall
+from shm_areas import Areas, entered, stall
 
-from commlib.errors import DeadlineError, MismatchError, PeerFailedError
+from commlib.errors import DeadlineError, PeerFailedError
 from commlib.runtime.cause import Cause
 from commlib.runtime.shm.control import WAITS
 from commlib.runtime.shm.views import (
@@ -17,13 +17,6 @@ from commlib.runtime.shm.views import (
     write_stall,
     write_state,
 )
-
-
-def entered(ranks: int, call: int = 5) -> Areas:
-    areas = Areas(ranks)
-    for rank in range(ranks):
-        areas.enter(rank, call)
-    return areas
 
 
 def test_a_dead_process_ends_the_call_at_the_second_look_and_every_rank_hears_of_it() -> None:
@@ -202,42 +195,12 @@ def test_ranks_that_wait_for_each_other_reach_the_deadline() -> None:
         stall(areas, areas.watch(0), [1], 10.0)
 
 
-def test_another_call_under_the_same_number_is_a_mismatch_and_the_fewest_are_blamed() -> None:
-    areas = entered(4)
-    areas.enter(2, 5, "broadcast tree", 12)
-    for rank in (0, 1, 2, 3):
-        with pytest.raises(MismatchError) as caught:
-            stall(areas, areas.watch(rank), [(rank + 1) % 4], 1.0)
-        text = "rank 2 is in call 5 (broadcast tree), rank 0 in call 5 (allreduce ring)"
-        assert text in str(caught.value)
-        assert caught.value.fields["root"] == 2
-    assert areas.now <= 1000.21
-
-
-@pytest.mark.parametrize("me", [0, 1])
-def test_two_ranks_that_differ_judge_alike(me: int) -> None:
+def test_what_a_rank_waits_for_is_told_in_words() -> None:
     areas = entered(2)
-    areas.enter(1, 5, "allreduce ring", 12)
-    with pytest.raises(MismatchError, match="differ in what the names do not show") as caught:
-        areas.watch(me).on_mismatch(1 - me)
-    assert (caught.value.fields["root"], caught.value.fields["peer"]) == (1, 1 - me)
-
-
-def test_a_mismatch_that_the_board_shows_no_more_names_the_peer() -> None:
-    areas = entered(2)
-    areas.enter(1, 9)
-    with pytest.raises(MismatchError, match="rank 1 makes another call than rank 0"):
-        areas.watch(0).on_mismatch(1)
-
-
-def test_entries_of_other_calls_are_no_mismatch() -> None:
-    areas = Areas(2)
-    areas.enter(1, 1, "allreduce ring", 12)
-    areas.enter(0, 1, "allreduce ring", 12)
-    areas.enter(0, 5, "allreduce tree", 13)
-    watch = areas.watch(0)
-    stall(areas, watch, [1], 5.0)
-    assert watch.cause is None
+    watch = areas.watch(1)
+    assert watch.waits() == ""
+    areas.wait(1, 5, 0)
+    assert watch.waits() == "for a signal of rank 0 on channel 1 (threadblock 0 step 3)"
 
 
 def test_a_rank_that_failed_is_named_by_those_that_depend_on_it_with_its_own_words() -> None:
