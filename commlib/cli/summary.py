@@ -75,7 +75,7 @@ def _path_words(stats: Stats) -> str:
         return f"none ({'messages or signals' if stats.signals else 'messages'} do not match)"
     if not stats.signals:
         return counted(stats.critical_path, "message")
-    return f"{stats.critical_path} messages or signals"
+    return f"{stats.critical_path} {'message or signal' if stats.critical_path == 1 else 'messages or signals'}"
 
 
 def print_summary(algorithm: Algorithm) -> None:
