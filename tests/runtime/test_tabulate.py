@@ -2,15 +2,19 @@
 
 import numpy as np
 import pytest
-from runtime_algorithms import SMALL
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onesided_cases import ONE_SIDED, both_sides, gets, one_shot, placements_of, puts, shared, shifted, staged
+from runtime_algorithms import SMALL, direct_alltoall
 from table_machine import TableMachine
 
-from commlib.collectives import Buffer, Placement
-from commlib.ir.algorithm import Algorithm
+from commlib.collectives import Buffer, Placement, custom
+from commlib.ir.algorithm import Algorithm, Op
+from commlib.ir.builder import AlgorithmBuilder
 from commlib.runtime.layout import ChunkLayout, plan_layout
 from commlib.runtime.reference import run_local
-from commlib.runtime.table import RankTable
-from commlib.runtime.tabulate import TableLimits, tabulate
+from commlib.runtime.table import NOP, OWN_INPUT, OWN_SCRATCH, PEERS, RankTable
+from commlib.runtime.tabulate import NotTabulable, TableLimits, tabulate
 
 ROOMY = TableLimits(1 << 16, 1 << 16, 8, 32)
 TIGHT = TableLimits(64 * 6, 64 * 3, 3, 32)
@@ -86,11 +90,123 @@ def matters_of(layout: ChunkLayout, rank: int) -> np.ndarray:
     return matters
 
 
-@pytest.mark.parametrize("algorithm", SMALL, ids=lambda a: f"{a.name}{a.ranks}")
+@pytest.mark.parametrize("algorithm", [*SMALL, *ONE_SIDED], ids=lambda a: f"{a.name}{a.ranks}")
 @pytest.mark.parametrize("limits", [ROOMY, TIGHT], ids=["roomy", "tight"])
-@pytest.mark.parametrize("elements", [0, 1, 24, 35, 397])
+@pytest.mark.parametrize("elements", [0, 1, 24, 397])
 def test_tables_do_what_the_reference_does(algorithm: Algorithm, limits: TableLimits, elements: int) -> None:
-    tables = check_tables(algorithm, elements, Placement.OUT, limits, seed=elements)
-    assert tables[0].tiles == 1 or limits is TIGHT
-    if algorithm.name not in ("detour", "ring_allgather"):
-        check_tables(algorithm, elements, Placement.IN, limits, seed=elements)
+    for placement in _placements(algorithm):
+        tables = check_tables(algorithm, elements, placement, limits, seed=elements)
+        assert tables[0].tiles == 1 or limits is TIGHT
+        if limits is TIGHT and elements == 397 and (any(algorithm.scratch_chunks) or algorithm in SMALL):
+            assert tables[0].tiles > 1
+
+
+def _placements(algorithm: Algorithm) -> list[Placement]:
+    if algorithm in SMALL:
+        return [Placement.OUT] if algorithm.name in ("detour", "ring_allgather") else list(Placement)
+    return [p for p in placements_of(algorithm) if (algorithm.name, p) != ("shifted", Placement.IN)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_size_limits_and_order(data: st.DataObject) -> None:
+    algorithm = data.draw(st.sampled_from([*SMALL, *ONE_SIDED]), label="algorithm")
+    placement = data.draw(st.sampled_from(_placements(algorithm)), label="placement")
+    chunks = max(algorithm.scratch_chunks) or 1
+    limits = TableLimits(
+        64 * chunks * data.draw(st.integers(1, 3), label="lines"),
+        4 * int(algorithm.count.max()) * data.draw(st.integers(1, 40), label="slot"),
+        data.draw(st.integers(3, 8), label="depth"),
+        3,
+        data.draw(st.sampled_from([0, 128, 1000]), label="tile_bytes"),
+    )
+    elements, seed = data.draw(st.integers(0, 120), label="elements"), data.draw(st.integers(0, 99), label="seed")
+    check_tables(algorithm, elements, placement, limits, seed)
+
+
+SIZES = [[5, 0, 33], [1, 2, 3], [40, 0, 7]]
+SYMMETRIC = [[5, 1, 40], [1, 2, 0], [40, 0, 7]]
+
+
+@pytest.mark.parametrize("limits", [ROOMY, TIGHT], ids=["roomy", "tight"])
+@pytest.mark.parametrize(
+    "algorithm", [puts(3, 2, "alltoallv"), direct_alltoall(3, 2, "alltoallv")], ids=["puts", "sends"]
+)
+def test_sizes_of_alltoallv(algorithm: Algorithm, limits: TableLimits) -> None:
+    check_tables(algorithm, 0, Placement.OUT, limits, sizes=SIZES)
+    if algorithm.name == "puts":
+        check_tables(algorithm, 0, Placement.IN, limits, sizes=SYMMETRIC)
+
+
+def test_synchronizing_programs_need_no_guard() -> None:
+    layout = plan_layout(shared(3), Placement.OUT, 50)
+    assert [table.synchronizing for table in tables_of(shared(3), layout, TIGHT, sync=True)] == [True] * 3
+
+
+def test_moves_of_neighbours_are_joined_in_one_tile_only() -> None:
+    layout = plan_layout(one_shot(3, 2), Placement.OUT, 64)
+    table = tables_of(one_shot(3, 2), layout, ROOMY)[0]
+    assert table.moves["length"].tolist() == [64, 64, 64]
+    assert (table.tiles, table.width) == (1, 64)
+    cut = tables_of(one_shot(3, 2), layout, TIGHT)[0]
+    assert cut.moves["length"].tolist() == [32] * 6
+    assert (cut.tiles, cut.width) == (2, 16)
+    assert cut.operands["stride"].tolist()[:4] == [64, 0, 64, 0]
+
+
+def test_what_does_nothing_has_no_row() -> None:
+    algorithm = gets(3, 2)
+    rows = [
+        len(tables_of(algorithm, plan_layout(algorithm, placement, 8), ROOMY)[1].steps)
+        for placement in (Placement.OUT, Placement.IN)
+    ]
+    assert rows == [11, 10], "in place the own shard is where it belongs"
+    table = tables_of(staged(4), plan_layout(staged(4), Placement.OUT, 8), ROOMY)[0]
+    assert sum(table.steps["kind"] == NOP) == 1, "what waits for other threadblocks stays, what flushes does not"
+
+
+def test_slots_and_messages_begin_where_the_specification_says() -> None:
+    table = tables_of(puts(3, 1), plan_layout(puts(3, 1), Placement.OUT, 17), ROOMY)[1]
+    first = table.operands[: table.moves["high"][0]].tolist()
+    assert first == [(OWN_INPUT, 0, 2 * 17 * 4, 68), (PEERS + 3 * 2 + OWN_SCRATCH, 0, 1 * 128, 0)]
+    sends = tables_of(direct_alltoall(3, 3), plan_layout(direct_alltoall(3, 3), Placement.OUT, 52), ROOMY)[0]
+    assert sends.steps["message"].tolist() == [0, 208, 208, 208, 208]
+
+
+def test_tables_know_what_they_touch_of_others() -> None:
+    touched = {a.name: tables_of(a, plan_layout(a, Placement.OUT, 12), ROOMY)[0] for a in (gets(3, 2), *ONE_SIDED)}
+    assert {name for name, table in touched.items() if table.reads_peers} == {"gets", "shared"}
+    assert {name for name, table in touched.items() if table.writes_peers} == {"shared", "stores", "crossed"}
+    assert touched["gets"].combine is None
+    assert touched["shared"].combine == "sum"
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (TableLimits(64, 64, 8, 32), r"scratch of 5 chunks and messages of 1 do not fit 64 and 64 bytes"),
+        (TableLimits(1 << 16, 3, 8, 32), r"do not fit 65536 and 3 bytes even at one element a chunk"),
+        (TableLimits(1 << 16, 1 << 16, 8, 2), r"both_sides uses channel 2; this transport has 2 channels"),
+    ],
+)
+def test_what_does_not_fit_is_refused(limits: TableLimits, message: str) -> None:
+    algorithm = both_sides()
+    with pytest.raises(NotTabulable, match=message):
+        tables_of(algorithm, plan_layout(algorithm, Placement.OUT, 600), limits)
+
+
+def test_operands_that_overlap_in_place_are_refused() -> None:
+    algorithm = shifted()
+    with pytest.raises(NotTabulable, match=r"rank 0 threadblock 0 step 0 \(rr i\[0:2\] -> o\[0:2\]\) has operands"):
+        tables_of(algorithm, plan_layout(algorithm, Placement.IN, 8), ROOMY)
+
+
+@pytest.mark.parametrize("placement", list(Placement))
+def test_two_sided_steps_that_overlap_themselves_move_in_a_safe_order(placement: Placement) -> None:
+    sources = {(rank, slot): frozenset({(rank, slot)}) for rank in range(2) for slot in range(2)}
+    for offsets in ((0, 1), (1, 0)):
+        b = AlgorithmBuilder("shifted", custom("mine", [2, 2], [2, 2], sources, [offsets] * 2), [0, 0])
+        for rank in range(2):
+            b.threadblock(rank)
+            b.step(Op.COPY, (Buffer.INPUT, 0), (Buffer.OUTPUT, 0), 2)
+        check_tables(b.build(), 9, placement, ROOMY)
