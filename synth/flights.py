@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from commlib.collectives import Buffer
-from commlib.errors import TopologyError
+from commlib.errors import SpecError, TopologyError
 from commlib.ir.algorithm import Algorithm, Span, Step
 from commlib.ir.trace import address_map
 from commlib.topology import Topology, cost_table
@@ -62,7 +62,11 @@ def flights_of_algorithm(algorithm: Algorithm, topology: Topology, chunk_bytes: 
 
     Raises:
         TopologyError: another number of ranks, or a message over a link that the topology lacks.
+        SpecError: one-sided steps, which cross no link that the cost model knows.
     """
+    if algorithm.one_sided:
+        message = f"{algorithm.name} has one-sided steps, of ranks that share memory; a topology's links carry none"
+        raise SpecError(message, algorithm=algorithm.name)
     if topology.ranks != algorithm.ranks:
         message = f"{topology.name} has {topology.ranks} ranks and {algorithm.name} {algorithm.ranks}"
         raise TopologyError(message, ranks=topology.ranks)

@@ -216,7 +216,7 @@ class ThreadblockWriter:
         return self._append(Op.WAIT, after, peer=self._peer(peer))
 
     def flush(self, peer: int, *, after: After = ()) -> StepHandle:
-        """Wait until all earlier puts of this threadblock to a peer have arrived and their sources may be reused."""
+        """Wait until all that this threadblock put or stored at a peer has arrived, and its sources may be reused."""
         return self._append(Op.FLUSH, after, peer=self._peer(peer))
 
     def copy(self, source: Place, destination: Place, *, after: After = ()) -> StepHandle:

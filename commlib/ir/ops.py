@@ -21,7 +21,8 @@ need no connection; their channel is that of their threadblock:
     get    one of a peer -> local     read; done when the step is done
     signal peer                       add one to the counter (me -> peer, channel), releasing all that was done before
     wait   peer                       the k-th wait on (peer -> me, channel) ends when peer has signalled k times
-    flush  peer                       ends when all earlier puts of the threadblock to the peer have arrived there
+    flush  peer                       ends when all that the threadblock put or stored at the peer before has arrived
+                                      there, so that the sources may be reused
     rr     several -> one local       combine the sources from left to right; done when the step is done
     st     local -> several           write everywhere; the source is read when the step is done, writes to other
                                       ranks are asynchronous

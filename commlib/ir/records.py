@@ -64,11 +64,14 @@ class Step:
         return f"{self.op.short}{self._operands()}{' after ' + waits if waits else ''}"
 
     def _operands(self) -> str:
+        if not self.op.one_sided:
+            source = "" if self.source is None else f" {self.source}"
+            return source if self.destination is None else f"{source} -> {self.destination}"
         if self.op.synchronizes:
             return f" {self.peer}"
         sources = " + ".join(span.seen_from(self.rank) for span in self.sources)
         destinations = ", ".join(span.seen_from(self.rank) for span in self.destinations)
-        return f"{' ' + sources if sources else ''}{' -> ' + destinations if destinations else ''}"
+        return f" {sources} -> {destinations}"
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from onesided_strategies import one_sided_algorithms
 
 from commlib.errors import FormatError, LimitError
+from commlib.files.json_fields import parse_json
 from commlib.formats import ReaderLimits, from_json, load, save, to_json
 from commlib.formats.json_form import json_text
 from commlib.formats.msccl_xml import parse_xml, xml_text
@@ -156,6 +159,39 @@ def test_wrong_operands_in_json_are_refused_with_the_key(change: Change, message
         from_json(value, "bad.json")
     assert message in str(error.value)
     assert error.value.fields["file"] == "bad.json"
+
+
+DAMAGE = [
+    "",
+    "0",
+    "9",
+    "1.",
+    "s",
+    "[",
+    ":",
+    "+",
+    ", ",
+    " -> ",
+    " after ",
+    "put",
+    "wait",
+    "null",
+    "-1",
+    "4294967296",
+    "\n",
+    "é",
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data(), st.sampled_from([TEXT, json_text(algorithm_from_text(TEXT))]))
+def test_nothing_but_typed_errors_escapes_from_damaged_one_sided_texts(data: st.DataObject, text: str) -> None:
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(text)))
+        end = data.draw(st.integers(at, min(len(text), at + 10)))
+        text = text[:at] + data.draw(st.sampled_from(DAMAGE)) + text[end:]
+    with suppress(FormatError):
+        from_json(parse_json(text, "f"), "f") if text.startswith("{") else algorithm_from_text(text, "f")
 
 
 @pytest.mark.parametrize("limit", ["max_operands", "max_work"])

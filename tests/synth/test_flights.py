@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from synth_cases import MIB, TEN, random_topologies
 from synth_moves import moves, several
 
-from commlib import collectives
+from commlib import OneSidedProgram, collectives
 from commlib.algorithms import find
 from commlib.compiler import compile_trace
-from commlib.errors import TopologyError
+from commlib.errors import SpecError, TopologyError
 from commlib.topology import Link, Topology, fully_connected, line, ring
 from synth.flights import content_name, flights_of_algorithm, flights_of_moves
 from synth.lowering import compiled
@@ -74,6 +74,13 @@ def test_routes_and_timeline():
     ]
     assert list(timeline_lines([])) == ["nothing takes time"]
     assert "... and 5 more links" in list(timeline_lines(flights_of_moves(RING), 20, most=1))
+
+
+def test_one_sided_steps_cross_no_link():
+    program = OneSidedProgram("direct", collectives.allgather(3))
+    program.threadblock(0).put(program.input(0)[0], program.output(1)[0])
+    with pytest.raises(SpecError, match="direct has one-sided steps"):
+        flights_of_algorithm(program.algorithm(), ring(3, link=TEN), MIB)
 
 
 def test_the_svg_is_well_formed_and_has_a_bar_for_each_flight():
