@@ -94,7 +94,10 @@ static PyObject *context_new(PyTypeObject *type, PyObject *args, PyObject *keywo
     c->n_records = records;
     c->synchronized = 1;
     c->on_stall = Py_NewRef(on_stall), c->on_mismatch = Py_NewRef(on_mismatch), c->trace = Py_NewRef(Py_None);
-    int bad = read_layout(&c->layout, layout) || make_arrays(c) || set_segments(c, segments);
+    PyObject *errors = PyImport_ImportModule("commlib.errors");
+    c->spec_error = errors ? PyObject_GetAttrString(errors, "SpecError") : NULL;
+    Py_XDECREF(errors);
+    int bad = !c->spec_error || read_layout(&c->layout, layout) || make_arrays(c) || set_segments(c, segments);
     if (!bad && c->layout.ranks != ranks)
         bad = (PyErr_SetString(PyExc_ValueError, "the layout is for another number of ranks"), 1);
     if (bad) Py_CLEAR(c);
@@ -124,6 +127,7 @@ static void context_free(Context *c) {
     Py_XDECREF(c->on_stall);
     Py_XDECREF(c->on_mismatch);
     Py_XDECREF(c->trace);
+    Py_XDECREF(c->spec_error);
     Py_TYPE(c)->tp_free((PyObject *)c);
 }
 
@@ -165,17 +169,17 @@ static PyObject *planned_call(PyObject *self, PyObject *const *args, size_t flag
     if (PyVectorcall_NARGS(flags) || (names && PyTuple_GET_SIZE(names)))
         return PyErr_SetString(PyExc_TypeError, "a planned call takes no arguments"), NULL;
     Planned *p = (Planned *)self;
-    if (!p->context->busy) p->context->timeout = p->timeout;
+    if (!p->context->busy && p->timeout >= 0) p->context->timeout = p->timeout;
     int bad = run_call(p->context, p->table, p->input, p->output, p->input_word, p->output_word);
     return bad ? NULL : Py_NewRef(Py_None);
 }
 
 static PyObject *context_planned(Context *c, PyObject *args, PyObject *keywords) {
     static char *names[] = {"table", "input_address", "output_address", "timeout", NULL};
-    PyObject *table, *input, *output;
-    double timeout = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!OO|d", names, &TableType, &table, &input, &output, &timeout))
+    PyObject *table, *input, *output, *given = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!OO|O", names, &TableType, &table, &input, &output, &given))
         return NULL;
+    double timeout = given == Py_None ? -1 : PyFloat_AsDouble(given);
     char *in = PyLong_AsVoidPtr(input), *out = PyLong_AsVoidPtr(output);
     if (PyErr_Occurred()) return NULL;
     Planned *p = PyObject_GC_New(Planned, &PlannedType);
@@ -283,8 +287,8 @@ static PyMethodDef context_methods[] = {
     {"table", WITH_KEYWORDS(context_table), "table(rank_table, fingerprint, text, reach) -> Table"},
     {"run", (PyCFunction)(void (*)(void))context_run, METH_FASTCALL,
      "run(table, input_address, output_address, timeout): one call; returns when this rank's part is done"},
-    {"planned", WITH_KEYWORDS(context_planned), "planned(table, input_address, output_address, timeout=0) -> callable"},
-    {"region", (PyCFunction)context_region, METH_VARARGS, "region(peer, number, address, size): as mapped here"},
+    {"planned", WITH_KEYWORDS(context_planned), "planned(table, input_address, output_address, timeout=None) -> callable"},
+    {"region", (PyCFunction)context_region, METH_VARARGS, "region(peer, number, address, size): as mapped here; size 0: no more"},
     {"records", (PyCFunction)context_records, METH_NOARGS, "The flight ring, oldest record first."},
     {"ring_write", (PyCFunction)context_ring_write, METH_VARARGS, "ring_write(peer, address, bytes) -> bytes written"},
     {"ring_read", (PyCFunction)context_ring_read, METH_VARARGS, "ring_read(peer, address, bytes) -> bytes read"},

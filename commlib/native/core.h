@@ -73,7 +73,7 @@ typedef struct {
     uint64_t recorded;
     char *staging; /* for what is read out of other processes */
     int64_t staging_bytes;
-    PyObject *on_stall, *on_mismatch, *trace;
+    PyObject *on_stall, *on_mismatch, *trace, *spec_error;
 } Context;
 
 typedef struct {
@@ -83,7 +83,7 @@ typedef struct {
     Table *table;
     char *input, *output;
     uint64_t input_word, output_word;
-    double timeout;
+    double timeout; /* negative: as it is */
 } Planned;
 
 extern PyTypeObject ContextType, TableType, PlannedType;

@@ -1,4 +1,4 @@
-/* Waiting: pauses, then yields, then sleep on the bell (or, for the guard, on DONE), one slice after the other. */
+/* Waiting: pauses, then yields, then sleep on the bell, one slice after the other. */
 #include "run.h"
 
 #include <sched.h>
@@ -21,6 +21,7 @@ static PyObject *wait_of(const Table *t, int b) {
 
 static PyObject *all_waits(const Run *r) {
     const Table *t = r->table;
+    if (r->idle) return PyTuple_New(0);
     if (r->guard != NONE) return Py_BuildValue("((iiiii))", NONE, NONE, WAIT_GUARD, r->guard, NONE);
     PyObject *waits = PyList_New(0);
     for (int b = 0; waits && b < t->blocks; b++) {
@@ -34,7 +35,7 @@ static PyObject *all_waits(const Run *r) {
     return frozen;
 }
 
-static int tell_stall(Run *r, uint64_t ns) {
+int tell_stall(Run *r, uint64_t ns) {
     take_gil(r);
     if (PyErr_CheckSignals()) return -1;
     if (r->context->on_stall == Py_None) return 0;
@@ -59,31 +60,28 @@ static void write_where(const Run *r) {
     memcpy(c->segments[c->rank] + WHERE, &where, sizeof where);
 }
 
-static int someone_stopped(const Context *c) {
-    for (int p = 0; p < c->ranks; p++)
-        if (p != c->rank && load_acquire32(c->segments[p] + STATE) != STATE_RUNNING) return 1;
-    return 0;
-}
-
 /* One sleep. The count of sleepers is raised, then all is looked at once more; who changes it does the reverse. */
 static void sleep_once(const Run *r) {
     const Context *c = r->context;
-    char *word = c->segments[c->rank] + BELL, *sleepers = c->segments[c->rank] + BELL_SLEEPERS;
-    if (r->guard != NONE) {
-        word = c->segments[r->guard] + DONE;
-        sleepers = c->segments[r->guard] + DONE_SLEEPERS;
-    }
+    char *bell = c->segments[c->rank] + BELL, *sleepers = c->segments[c->rank] + BELL_SLEEPERS;
+    char *watched = r->guard == NONE ? NULL : c->segments[r->guard] + DONE_SLEEPERS;
     add32(sleepers, 1);
-    uint32_t seen = load_acquire32(word);
+    if (watched) add32(watched, 1);
+    uint32_t seen = load_acquire32(bell);
     fence();
-    if (!can_go_on(r)) futex_wait(word, seen, c->slice_ns);
+    if (!can_go_on(r)) futex_wait(bell, seen, c->slice_ns);
+    if (watched) add32(watched, -1);
     add32(sleepers, -1);
+}
+
+static int alarmed(const Context *c) {
+    return load_acquire32(c->segments[c->rank] + ALARM) != 0;
 }
 
 static int sleep_until(Run *r) {
     const Context *c = r->context;
     uint64_t began = now_ns(), told = began;
-    int look = someone_stopped(c); /* its bell may have rung before this rank slept */
+    int look = alarmed(c); /* the bell may have rung before this rank slept */
     while (!can_go_on(r)) {
         uint64_t now = now_ns();
         if (look || now - told >= (uint64_t)c->slice_ns) {
@@ -92,7 +90,7 @@ static int sleep_until(Run *r) {
         }
         give_up_gil(r);
         sleep_once(r);
-        look = someone_stopped(c);
+        look = alarmed(c);
     }
     return 0;
 }

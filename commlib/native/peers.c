@@ -47,7 +47,8 @@ char *find_tensor(Run *r, int base) {
     c->bases[0][base] = c->bases[1][base] = address;
     if (address) return address;
     take_gil(r);
-    PyErr_Format(PyExc_ValueError, "the %s of rank %d is not in registered memory", output ? "output" : "input", peer);
+    PyErr_Format(c->spec_error, "the %s of rank %d is not in registered memory; register it on all ranks",
+                 output ? "output" : "input", peer);
     return NULL;
 }
 

@@ -3,12 +3,13 @@
 
 enum { OFFSET_BITS = 48 };
 
+/* Size 0: the region is no more. */
 int add_region(Context *c, int peer, uint64_t number, char *address, uint64_t size) {
+    int64_t kept = 0; /* those of other numbers; their order stays */
     for (int64_t i = 0; i < c->n_regions; i++)
-        if (c->regions[i].peer == peer && c->regions[i].number == number) {
-            c->regions[i] = (Region){peer, number, address, size};
-            return 0;
-        }
+        if (c->regions[i].peer != peer || c->regions[i].number != number) c->regions[kept++] = c->regions[i];
+    c->n_regions = kept;
+    if (!size) return 0;
     Region *grown = PyMem_Realloc(c->regions, (size_t)(c->n_regions + 1) * sizeof *grown);
     if (!grown) return PyErr_NoMemory(), -1;
     grown[c->n_regions] = (Region){peer, number, address, size};

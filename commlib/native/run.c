@@ -157,7 +157,8 @@ static int run_epoch(Run *r) {
     c->synchronized = r->table->synchronizing;
     char *segment = c->segments[c->rank];
     store_fenced(segment + DONE, epoch);
-    if (load_relaxed32(segment + DONE_SLEEPERS)) futex_wake(segment + DONE);
+    if (load_relaxed32(segment + DONE_SLEEPERS))
+        for (int p = 0; p < c->ranks; p++) ring_if_asleep(c->segments[p]);
     return 0;
 }
 
@@ -205,7 +206,9 @@ static int may_run(const Context *c, const Table *t) {
 
 int run_call(Context *c, Table *t, char *input, char *output, uint64_t input_word, uint64_t output_word) {
     if (!may_run(c, t)) return -1;
-    Run r = {.context = c, .table = t, .guard = NONE};
+    Run r = {.context = c, .table = t, .guard = NONE, .idle = 1};
+    if (load_relaxed32(c->segments[c->rank] + ALARM) && tell_stall(&r, 0)) return -1;
+    r.idle = 0;
     c->busy = 1;
     set_bases(c, t, input, output);
     write_board(&r, input_word, output_word);

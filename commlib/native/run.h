@@ -12,6 +12,7 @@ typedef struct {
     PyThreadState *saved; /* not NULL: the GIL has been given up */
     int32_t guard;        /* the rank whose DONE is waited for, or NONE */
     uint64_t guard_epoch;
+    int idle; /* the call has not begun: nothing is waited for */
 } Run;
 
 static inline void give_up_gil(Run *r) {
@@ -34,5 +35,6 @@ int read_peer(Run *r, int peer, char *to, const char *from, size_t bytes);
 
 /* idle.c: until a threadblock, or the guard, can go on. */
 int wait_any(Run *r);
+int tell_stall(Run *r, uint64_t ns);
 
 #endif
