@@ -1,0 +1,108 @@
+"""Memory by address: mapped files, numpy views on addresses, and reading another process's memory."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from typing import Any
+
+import numpy as np
+
+from commlib.errors import ExecutionError
+from commlib.runtime.shm.control import PAGE
+from commlib.runtime.transport import Bytes
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC.mmap.restype = ctypes.c_void_p
+LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+LIBC.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_READ_WRITE, _SHARED = 3, 1
+_POPULATE_WRITE = 23
+_FAILED = ctypes.c_void_p(-1).value
+
+
+class _Interface:
+    """What numpy asks of an object that owns memory."""
+
+    __slots__ = ("__array_interface__",)
+
+    def __init__(self, address: int, elements: int, kind: str) -> None:
+        self.__array_interface__ = {"data": (address, False), "shape": (elements,), "typestr": kind, "version": 3}
+
+
+def bytes_at(address: int, size: int) -> Bytes:
+    """The memory at an address as a flat array of bytes; it does not keep the memory alive."""
+    found: Bytes = array_at(address, size, "|u1")
+    return found
+
+
+def array_at(address: int, elements: int, kind: str) -> Any:
+    """As ``bytes_at``, of the element type that numpy calls ``kind`` (``np.dtype(...).str``)."""
+    if elements == 0:
+        return np.empty(0, dtype=kind)
+    return np.asarray(_Interface(address, elements, kind))
+
+
+class Mapping:
+    """A file of shared memory in this process's address space, until nobody refers to this object any more.
+
+    ``np.asarray(mapping)`` is its bytes, and keeps it alive. No file descriptor stays open for it.
+    """
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        self.address, self.size = 0, size
+        if size:
+            found = LIBC.mmap(None, size, _READ_WRITE, _SHARED, descriptor, 0)
+            if found in (None, _FAILED):
+                code = ctypes.get_errno()
+                raise OSError(code, f"cannot map {size} bytes of shared memory: {os.strerror(code)}")
+            self.address = found
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        return {"data": (self.address, False), "shape": (self.size,), "typestr": "|u1", "version": 3}
+
+    def populate(self, start: int, size: int) -> bool:
+        """Have all pages of a range present and writable; False where the kernel cannot (before Linux 5.14)."""
+        low = (self.address + start) // PAGE * PAGE
+        return bool(LIBC.madvise(low, self.address + start + size - low, _POPULATE_WRITE) == 0)
+
+    def __del__(self, unmap: Any = LIBC.munmap) -> None:
+        if self.address:
+            unmap(self.address, self.size)
+
+
+class _Vector(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("size", ctypes.c_size_t))
+
+
+def read_process(pid: int, remote: int, local: int, size: int) -> None:
+    """Copy ``size`` bytes at address ``remote`` of process ``pid`` to ``local`` (process_vm_readv(2)).
+
+    Raises:
+        ExecutionError: the kernel refuses, or the process has no such memory.
+    """
+    while size:
+        here, there = _Vector(local, size), _Vector(remote, size)
+        count = LIBC.process_vm_readv(pid, ctypes.byref(here), 1, ctypes.byref(there), 1, 0)
+        if count <= 0:
+            code = ctypes.get_errno()
+            raise ExecutionError(f"cannot read {size} bytes of process {pid}: {os.strerror(code)}", pid=pid, errno=code)
+        local, remote, size = local + count, remote + count, size - count
+
+
+def can_read(pid: int, remote: int, wanted: int) -> bool:
+    """Whether the u64 at an address of another process can be read and is ``wanted``."""
+    word = ctypes.c_uint64(0)
+    try:
+        read_process(pid, remote, ctypes.addressof(word), 8)
+    except (ExecutionError, AttributeError):
+        return False
+    return word.value == wanted
+
+
+def unpack_at(form: struct.Struct, address: int) -> tuple[Any, ...]:
+    """Read a struct at an address."""
+    return form.unpack(ctypes.string_at(address, form.size))

@@ -1,0 +1,290 @@
+"""ShmSession: a group of ranks of one host that run proved algorithms over shared memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from commlib.collectives import Buffer, Placement
+from commlib.errors import ExecutionError, SpecError
+from commlib.ir.algorithm import Algorithm
+from commlib.runtime.shm.context import REACH_NONE, REACH_READV, REACH_REGIONS, Context
+from commlib.runtime.shm.control import ENTERED
+from commlib.runtime.shm.load import load_context, native_is_built
+from commlib.runtime.shm.options import ShmOptions, ShmUnavailable
+from commlib.runtime.shm.prepared import (
+    Launch,
+    Prepared,
+    as_sizes,
+    describe,
+    exposed_buffers,
+    fingerprint,
+    prepare_table,
+    refuse_reach,
+)
+from commlib.runtime.shm.regions import Regions
+from commlib.runtime.shm.rendezvous import Meeting, meet
+from commlib.runtime.shm.waiting import Bells
+from commlib.runtime.shm.watch import Watch
+
+__all__ = ["REACH_NONE", "REACH_READV", "REACH_REGIONS", "Prepared", "ShmOptions", "ShmSession", "ShmUnavailable"]
+
+_PREPARED = 512
+"""Launches that a session remembers."""
+
+
+class ShmSession:
+    """One rank's place in a group over shared memory; open it with ``ShmSession.open`` on all ranks.
+
+    Calls (``run``, planned calls, ``register``, ``empty``) are made in the same order by all ranks, one at a time.
+    After an ExecutionError the session cannot be used any more; close it and open a new one.
+
+    Attributes:
+        rank, ranks: this rank, and how many there are. ``options``, ``layout`` (of segments).
+        native: whether the native core runs the tables. ``readv``: whether other ranks' memory can be read directly.
+        context: what executes tables (``records()`` is the flight ring, ``ring_*`` are for ``P2P``).
+        watch: finds out why nothing moves. ``pids``: the ranks' processes.
+        tables: for each table number of the flight record, what it was, in words.
+    """
+
+    def __init__(self, rank: int, ranks: int, options: ShmOptions, meeting: Meeting, timeout: float) -> None:
+        """Not for users: ``open`` makes sessions."""
+        self.rank, self.ranks, self.options = rank, ranks, options
+        self.layout, self.native, self.readv, self.pids = (
+            options.layout(ranks),
+            meeting.native,
+            meeting.readv,
+            meeting.pids,
+        )
+        self.timeout = timeout
+        segments = [mapping.address for mapping in meeting.mappings]
+        bells = Bells(rank, self.layout, segments)
+        controls = [np.asarray(mapping).data for mapping in meeting.mappings]
+        self.watch = Watch(rank, controls, _Bell(bells), timeout)
+        stall = _Stall(self.watch)
+        spins, yields = options.looks(ranks)
+        make = load_context(self.native)
+        self.context: Context = make(
+            rank, ranks, self.layout, tuple(segments), spins, yields, options.slice_seconds, stall,
+            options.records,
+        )  # fmt: skip
+        stall.context = self.context
+        self.context.on_mismatch = self.watch.on_mismatch
+        self._entered = controls[rank].cast("B")[ENTERED : ENTERED + 8].cast("Q")
+        self.tables: dict[int, str] = {}
+        self._prepared: OrderedDict[Launch, Prepared] = OrderedDict()
+        self._busy = threading.Lock()
+        self._regions = Regions(self)
+        self._finalizer = weakref.finalize(self, _close, self.context, stall, os.getpid())
+
+    @classmethod
+    def open(
+        cls, store: Any, rank: int, ranks: int, options: ShmOptions | None = None, timeout: float = 30.0
+    ) -> ShmSession:
+        """Meet the other ranks at a c10d store (under a prefix that only this session uses), and map all segments.
+
+        Args:
+            timeout: seconds for this, and for each later call that gives none.
+
+        Raises:
+            ShmUnavailable: on all ranks alike, if any cannot take part.
+            DeadlineError: a rank did not come. SpecError: options or environment are wrong.
+        """
+        options = options or ShmOptions()
+        meeting = meet(store, rank, ranks, options, timeout, options.native and native_is_built())
+        return cls(rank, ranks, options, meeting, timeout)
+
+    def close(self) -> None:
+        """Say that this rank makes no more calls; later ones are refused. Memory goes with its last user."""
+        self._finalizer()
+        self._prepared.clear()
+        self._regions.close()
+
+    def __enter__(self) -> ShmSession:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def prepare(
+        self,
+        algorithm: Algorithm,
+        placement: Placement,
+        elements: int,
+        dtype: torch.dtype,
+        reduce: str | None,
+        sizes: Sequence[Sequence[int]] | None = None,
+        text: str = "",
+        reach: int | None = None,
+    ) -> Prepared:
+        """Make a launch ready; no communication. O(steps) the first time, then a look-up.
+
+        Args:
+            elements: of a shard (see ``plan_layout``). ``reduce``: a reduction's name, None for what only moves.
+            sizes: of alltoallv. ``text``: what is called, in words, the collective first (default: made up).
+            reach: how a program that reads or writes other ranks' inputs and outputs gets at them: registered memory
+                (``REACH_REGIONS``, the default) or, only to read, ``REACH_READV``.
+
+        Raises:
+            VerificationError: the algorithm is not proved in this placement.
+            SpecError: it is for another number of ranks, or size, type, reduction or reach do not fit.
+            NotTabulable: no table can express it; the Python engine can run it.
+        """
+        touches = any(algorithm.touches_peers_tensors)
+        reach = (REACH_REGIONS if reach is None else reach) if touches else REACH_NONE
+        launch = Launch(algorithm, placement, elements, dtype, reduce, as_sizes(sizes), reach, text)
+        found = self._prepared.get(launch)
+        if found is None:
+            found = self._prepare(launch)
+            self._prepared[launch] = found
+            while len(self._prepared) > _PREPARED:
+                self._prepared.popitem(last=False)
+        return found
+
+    def _prepare(self, launch: Launch) -> Prepared:
+        if launch.algorithm.ranks != self.ranks:
+            raise SpecError(
+                f"{launch.algorithm.name} is for {launch.algorithm.ranks} ranks, the group has {self.ranks}"
+            )
+        refuse_reach(launch, self.readv)
+        layout, table = prepare_table(launch, self.rank, self.options)
+        text, print_ = describe(launch), fingerprint(launch, self.options)
+        handle = self.context.table(table, print_, text.encode(), launch.reach)
+        self.tables[handle.number] = text
+        exposed = exposed_buffers(launch.algorithm, self.rank)
+        return Prepared(launch, layout, table, print_, text, exposed, handle)
+
+    def run(self, prepared: Prepared, input: int, output: int, timeout: float | None = None) -> None:
+        """Run a launch on tensors at these addresses (in place: parts of one span), contiguous and of its layout.
+
+        Raises:
+            SpecError: the launch needs registered tensors.
+            ExecutionError: another call is running; or this one failed: a peer is gone, stopped, late, or makes
+                another call (DeadlineError, PeerFailedError, MismatchError); the session cannot be used any more.
+        """
+        self._check_exposed(prepared, input, output)
+        self.execute(prepared.handle, input, output, timeout)
+
+    def execute(self, handle: Any, input: int, output: int, timeout: float | None = None) -> None:
+        """``run`` for a table that the context has taken in."""
+        if not self._busy.acquire(blocking=False):
+            raise ExecutionError(f"rank {self.rank}: another call is running on this session", rank=self.rank)
+        try:
+            self.watch.refuse()
+            seconds = self.timeout if timeout is None else timeout
+            with self._reporting():
+                self.context.run(handle, input, output, seconds)
+        finally:
+            self._busy.release()
+
+    def planned(
+        self, prepared: Prepared, input: int, output: int, timeout: float | None = None, keep: Any = None
+    ) -> Callable[[], None]:
+        """``run`` with everything looked up ahead. ``keep``: what must live as long as the function (the tensors).
+
+        The native function does not ask first whether the group has failed: it finds out when it has to wait.
+        """
+        self._check_exposed(prepared, input, output)
+        seconds = self.timeout if timeout is None else timeout
+        call = self.context.planned(prepared.handle, input, output, seconds)
+        if not self.native:
+            call = partial(self._replayed, call)
+        kept: Any = partial(call)
+        kept.keep = (self, keep)
+        return cast(Callable[[], None], kept)
+
+    def _replayed(self, call: Callable[[], None]) -> None:
+        self.watch.refuse()
+        with self._reporting():
+            call()
+
+    def register(self, tensor: torch.Tensor) -> None:
+        """Move a tensor's storage to shared memory, in place, and have all ranks map it; all ranks call this.
+
+        The tensor's address may change: views of the same storage move with it, raw addresses do not. It stays
+        registered, and its memory taken, until the session is closed. Ranks may register different sizes.
+
+        Raises:
+            SpecError: on all ranks, if any rank's tensor cannot be moved. ExecutionError: as ``run``.
+        """
+        self._regions.register(tensor)
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """A new tensor in registered memory, with undefined content; all ranks call this.
+
+        Raises:
+            SpecError: on all ranks, if any has no memory. ExecutionError: as ``run``.
+        """
+        return self._regions.empty(shape, dtype)
+
+    def is_registered(self, address: int, size: int) -> bool:
+        """Whether this rank's memory of ``size`` bytes there is registered."""
+        return self._regions.holds(address, size)
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Tell the others when a call fails that has begun; what was refused before that concerns nobody else."""
+        before = self._entered[0]
+        try:
+            yield
+        except BaseException as error:
+            if self._entered[0] != before:
+                self.watch.report(error)
+            if isinstance(error, RuntimeError):  # the context's own: closed, in a call, or failed before
+                raise ExecutionError(f"rank {self.rank}: {error}", rank=self.rank) from error
+            raise
+
+    def _check_exposed(self, prepared: Prepared, input: int, output: int) -> None:
+        if prepared.launch.reach != REACH_REGIONS:
+            return
+        for buffer in prepared.exposed:
+            address = input if buffer is Buffer.INPUT else output
+            needed = prepared.size(self.rank, buffer)
+            if needed and not self.is_registered(address, needed):
+                raise SpecError(
+                    f"{prepared.launch.algorithm.name} works on other ranks' tensors: the {buffer.name.lower()} of "
+                    f"rank {self.rank} must be in registered memory (ShmSession.register or empty)",
+                    rank=self.rank,
+                )
+
+
+class _Bell:
+    """Rings a peer for the watch: a fence, then the bell."""
+
+    def __init__(self, bells: Bells) -> None:
+        self._bells = bells
+        self._lock = threading.Lock()
+
+    def __call__(self, peer: int) -> None:
+        with self._lock:  # a locked instruction is a full fence
+            self._bells.ring(peer)
+
+
+class _Stall:
+    """What the context calls when nothing moves: tells the watch, which keeps the mappings alive, the call's time."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+        self.context: Context | None = None
+
+    def __call__(self, seconds: float, waits: Sequence[tuple[int, int, int, int, int]]) -> None:
+        if self.context is not None:
+            self.watch.timeout = self.context.timeout
+        self.watch.on_stall(seconds, waits)
+
+
+def _close(context: Context, stall: _Stall, owner: int) -> None:
+    """Only in the process that opened the session: a fork of it has no say."""
+    context.close()
+    stall.context = None  # they refer to each other no more, and go when the last planned call goes
+    if os.getpid() == owner:
+        stall.watch.close()
