@@ -9,7 +9,7 @@ import typer
 
 from commlib.cli.console import out, out_json
 from commlib.cli.options import JsonFlag, Parameters, Root, Unsafe, parse_parameters
-from commlib.cli.pyfile import Request, trace_of_file
+from commlib.cli.pyfile import Request, program_of_file
 from commlib.cli.sizes import format_size, parse_size
 from commlib.cli.sources import is_file, library_entry, parse_conditions
 from commlib.cli.summary import print_summary, proof_line, summary_json
@@ -77,9 +77,10 @@ def compile_command(
 ) -> None:
     """Compile a program, prove and write the result.
 
-    FILE.py is executed as Python: compile only files that you trust. It holds a Trace or Program object, or a
-    function that takes a Program; for a function give --collective and --ranks (or COLLECTIVE in the file). NAME is
-    a library algorithm; "commlib algorithms" lists them. What is not proved is not written.
+    FILE.py is executed as Python: compile only files that you trust. It holds a Trace, Program or
+    OneSidedProgram object, or a function that takes a Program; for a function give --collective and --ranks (or
+    COLLECTIVE in the file). NAME is a library algorithm; "commlib algorithms" lists them. What is not proved is not
+    written.
     """
     settings = {"instances": instances, "blocked": blocked or None, "protocol": protocol, "placement": placement}
     request = Request(
@@ -92,7 +93,7 @@ def compile_command(
         {name: value for name, value in settings.items() if value is not None},
     )
     _check_bounds(min_bytes, max_bytes)
-    algorithm, report = compiled(_trace(source, request), fuse, fifo_depth)
+    algorithm, report = compiled(_program(source, request), fuse, fifo_depth)
     if not (report.proved >= algorithm.placements) and not unsafe:
         raise VerificationError(f"not proved, so nothing is written\n{report.text()}", findings=report.findings)
     if output is not None:
@@ -107,20 +108,26 @@ def _check_bounds(smallest: int | None, largest: int | None) -> None:
         raise typer.BadParameter(message)
 
 
-def compiled(trace: Trace, fuse: bool = True, fifo_depth: int | None = None) -> tuple[Algorithm, Report]:
-    """The trace compiled, and the verifier's verdict on the placements that it is meant for.
+def compiled(program: Trace | Algorithm, fuse: bool = True, fifo_depth: int | None = None) -> tuple[Algorithm, Report]:
+    """The trace compiled (a one-sided program is as it is), and the verdict on the placements that it is meant for.
 
     Raises:
         CompileError: the trace cannot be compiled as asked. SpecError: its protocol is not one of the field's.
     """
     from commlib.compiler import CompileOptions, compile_trace
     from commlib.formats.msccl_xml.names import PROTOCOLS
+    from commlib.ir.trace import Trace
     from commlib.verify import FIFO_DEPTH, verify
 
-    if trace.protocol not in PROTOCOLS:
+    if program.protocol not in PROTOCOLS:
         known = ", ".join(PROTOCOLS)
-        raise SpecError(f"no protocol is called {trace.protocol!r}; there are {known}", protocol=trace.protocol)
-    algorithm = compile_trace(trace, CompileOptions(fuse=fuse, fifo_depth=fifo_depth or 1))
+        raise SpecError(f"no protocol is called {program.protocol!r}; there are {known}", protocol=program.protocol)
+    if isinstance(program, Trace):
+        algorithm = compile_trace(program, CompileOptions(fuse=fuse, fifo_depth=fifo_depth or 1))
+    elif fuse:
+        algorithm = program
+    else:
+        raise SpecError(f"{program.name} is written out step by step; --no-fuse is for what is compiled")
     placements = sorted(algorithm.placements, key=lambda placement: placement.value)
     return algorithm, verify(algorithm, placements, fifo_depth or FIFO_DEPTH)
 
@@ -141,12 +148,12 @@ def write(
     save(algorithm, output, cast(Literal["msccl", "executor"], dialect), min_bytes, max_bytes)
 
 
-def _trace(source: str, request: Request) -> Trace:
+def _program(source: str, request: Request) -> Trace | Algorithm:
     if is_file(source):
         path = Path(source)
         if path.suffix.lower() in (".xml", ".json", ".txt"):
             raise FormatError(f"{path}: compiled already; compile takes a .py file or a library name", file=source)
-        return trace_of_file(path, request)
+        return program_of_file(path, request)
     return _library_trace(source, request)
 
 

@@ -1,7 +1,7 @@
 """A Python file that the user asks to be compiled: executes it and finds the program in it.
 
-A file offers a Trace or Program object at module level, or a function whose first argument is a Program, for which
-the collective is given: on the command line or as a Collective named COLLECTIVE in the file.
+A file offers a Trace, Program or OneSidedProgram object at module level, or a function whose first argument is a
+Program, for which the collective is given: on the command line or as a Collective named COLLECTIVE in the file.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from commlib.errors import CommlibError, ProgramError, SpecError
 
 if TYPE_CHECKING:
     from commlib.collectives import Collective
+    from commlib.ir.algorithm import Algorithm
     from commlib.ir.trace import Trace
 
 _MODULE = "__commlib_program__"
@@ -46,8 +47,8 @@ class Request:
         return [name for name in plain if getattr(self, name) is not None] + [*self.settings, *self.parameters]
 
 
-def trace_of_file(path: Path, request: Request) -> Trace:
-    """Execute the file and return the Trace of the program that it defines.
+def program_of_file(path: Path, request: Request) -> Trace | Algorithm:
+    """Execute the file and return the Trace of the program that it defines, or the Algorithm of a one-sided one.
 
     Raises:
         ProgramError: the file or its function fails, or it is not clear which program is meant.
@@ -57,7 +58,7 @@ def trace_of_file(path: Path, request: Request) -> Trace:
         module = _execute(path)
         recorded = _recorded(module)
         if request.function is None and recorded and request.collective is None:
-            return _recorded_trace(path, recorded, request)
+            return _recorded_program(path, recorded, request)
         return _function_trace(path, module, request)
 
 
@@ -104,29 +105,33 @@ def _line_of(error: BaseException, path: Path) -> int:
     return line
 
 
-def _recorded(module: ModuleType) -> dict[str, Trace]:
-    """The traces at module level, by name; of several names for one object the first."""
-    from commlib.dsl import Program
+def _recorded(module: ModuleType) -> dict[str, Trace | Algorithm]:
+    """The programs at module level, by name; of several names for one object the first."""
+    from commlib.dsl import OneSidedProgram, Program
     from commlib.ir.trace import Trace
 
-    found: dict[str, Trace] = {}
+    found: dict[str, Trace | Algorithm] = {}
     seen: set[int] = set()
     for name, value in vars(module).items():
-        if isinstance(value, (Program, Trace)) and id(value) not in seen:
-            seen.add(id(value))
+        if id(value) in seen or not isinstance(value, (Program, OneSidedProgram, Trace)):
+            continue
+        seen.add(id(value))
+        if isinstance(value, OneSidedProgram):
+            found[name] = value.algorithm()
+        else:
             found[name] = value.trace() if isinstance(value, Program) else value
     return found
 
 
-def _recorded_trace(path: Path, recorded: Mapping[str, Trace], request: Request) -> Trace:
+def _recorded_program(path: Path, recorded: Mapping[str, Trace | Algorithm], request: Request) -> Trace | Algorithm:
     if len(recorded) > 1:
         names = ", ".join(recorded)
         raise ProgramError(f"{path}: it records several programs ({names}); keep one, or name a --function")
-    name, trace = next(iter(recorded.items()))
+    name, program = next(iter(recorded.items()))
     if request.given:
         given = ", ".join(request.given)
         raise ProgramError(f"{path}: {name} is recorded in the file, which also fixes its {given}; change it there")
-    return trace
+    return program
 
 
 def _function_trace(path: Path, module: ModuleType, request: Request) -> Trace:
@@ -153,7 +158,7 @@ def _function(path: Path, module: ModuleType, name: str | None) -> Callable[...,
     public = {key: f for key, f in own.items() if not key.startswith("_")}
     if len(public) != 1:
         which = f"several functions take a Program ({_list(public)}); choose one with --function"
-        none = "it has no function that takes a Program, nor a Trace or Program at module level"
+        none = "it has no function that takes a Program, nor a Trace, Program or OneSidedProgram at module level"
         raise ProgramError(f"{path}: {which if public else none}", file=str(path))
     return next(iter(public.values()))
 

@@ -44,5 +44,47 @@ def test_show_as_json(cli_json, one_sided):
     assert reduce["destinations"] == [{"rank": 1, "buffer": "output", "index": 0}]
 
 
+PROGRAM = """from commlib import OneSidedProgram, collective
+
+k = OneSidedProgram("pull", collective("sendrecv", ranks=2), placement="out")
+blocks = [k.threadblock(r) for r in range(2)]
+for r in range(2):
+    blocks[r].copy(k.input(r)[0], k.scratch(r)[0])
+    blocks[r].signal(1 - r)
+    blocks[r].wait(1 - r)
+    blocks[r].get(k.scratch(1 - r)[0], k.output(r)[0])
+"""
+
+
+def test_compile_proves_and_writes_a_one_sided_program(cli, tmp_path):
+    source, output = tmp_path / "pull.py", tmp_path / "pull.txt"
+    source.write_text(PROGRAM)
+    done = cli("compile", source, "-o", output)
+    assert (done.exit_code, "proved for out of place" in done.stdout) == (0, True)
+    assert "  3 get 1.s[0] -> o[0]\n" in output.read_text()
+    source.write_text(PROGRAM.replace("    blocks[r].wait(1 - r)\n", ""))
+    refused = cli("compile", source, "-o", tmp_path / "no.txt")
+    assert (refused.exit_code, (tmp_path / "no.txt").exists()) == (1, False)
+    assert "not proved, so nothing is written" in refused.stderr
+    assert f"{source}:7" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--no-fuse",), "pull is written out step by step; --no-fuse is for what is compiled"),
+        (("--ranks", 4), "k is recorded in the file, which also fixes its ranks"),
+        (("-o", "pull.xml"), "MSCCL XML cannot hold the one-sided step 'signal 1'"),
+    ],
+)
+def test_what_a_one_sided_program_cannot_obey_is_refused(cli, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pull.py").write_text(PROGRAM)
+    refused = cli("compile", "pull.py", *options)
+    assert refused.exit_code != 0
+    assert message in refused.stderr
+    assert not (tmp_path / "pull.xml").exists()
+
+
 def test_verify(cli, one_sided):
     assert cli("verify", one_sided).exit_code == 0
