@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from commlib.collectives import Buffer, Placement
 from commlib.errors import ExecutionError, PeerFailedError, SpecError
-from commlib.ir.algorithm import Algorithm
+from commlib.ir.algorithm import STEP_COLUMNS, TB_COLUMNS, Algorithm
 from commlib.reductions import Reduction, reduction
 from commlib.runtime.binding import Binding, Tensors, classify, shard_elements
 from commlib.runtime.cause import AFTER, Cause
@@ -27,6 +27,7 @@ from commlib.runtime.kernels import Array, Kernels
 from commlib.runtime.launcher import hosts_store
 from commlib.runtime.layout import ChunkLayout, plan_layout
 from commlib.runtime.monitor import Monitor, beat_for
+from commlib.runtime.onesided import refuse_unreachable
 from commlib.runtime.plan import RankPlan, plan_rank
 from commlib.runtime.tensors import dtype_name, kernels_for
 from commlib.runtime.wire import Call
@@ -160,7 +161,7 @@ class Communicator:
 
         Raises:
             VerificationError: the algorithm is not proved in this placement.
-            SpecError: tensors, op and algorithm do not fit.
+            SpecError: tensors, op and algorithm do not fit, or it has one-sided steps.
             ExecutionError: the run failed, and the group cannot be used after that; or another thread is in a call,
                 which goes on unharmed.
         """
@@ -237,6 +238,7 @@ class Communicator:
 
     def _plan(self, signature: _Signature, kernels: Kernels) -> _Launch:
         algorithm = signature.algorithm
+        refuse_unreachable(algorithm, lambda rank, peer: False, "gloo")
         layout = plan_layout(algorithm, signature.placement, signature.elements, signature.sizes)
         plan = plan_rank(algorithm, layout, self.rank, kernels.itemsize, self.tile_bytes)
         text = (
@@ -328,10 +330,8 @@ def _fingerprint(signature: _Signature, tile_bytes: int, fifo_depth: int) -> byt
     """Eight bytes of a hash of everything that all ranks must agree on."""
     a = signature.algorithm
     digest = hashlib.sha256()
-    for column in (a.tb_rank, a.tb_send, a.tb_recv, a.tb_channel, a.tb_start, a.op, a.source_buffer, a.source_index):
-        digest.update(column.tobytes())
-    for column in (a.destination_buffer, a.destination_index, a.count, a.dep_start, a.dep):
-        digest.update(column.tobytes())
+    for name in TB_COLUMNS + STEP_COLUMNS:
+        digest.update(getattr(a, name).tobytes())
     rest = (a.collective, a.collective.custom, a.scratch_chunks, signature.placement, signature.elements)
     digest.update(repr((*rest, signature.sizes, signature.dtype, signature.op, tile_bytes, fifo_depth)).encode())
     return digest.digest()[:8]

@@ -21,6 +21,7 @@ from commlib.runtime.local import LocalEndpoint, LocalNetwork
 from commlib.runtime.onesided import peers_of, refuse_unreachable
 from commlib.runtime.plan import plan_rank
 from commlib.runtime.reference import first_first, last_first, random_order, run_local, simulate_run
+from commlib.verify import require
 
 KERNELS = numpy_kernels(np.dtype(np.int64), "sum")
 
@@ -81,6 +82,12 @@ def test_reference_gives_the_expected_outputs(algorithm: Algorithm, order) -> No
         for rank, output in enumerate(outputs):
             wanted, matters = case.output(rank)
             np.testing.assert_array_equal(output[matters], wanted[matters], err_msg=f"rank {rank} {placement}")
+
+
+@pytest.mark.parametrize("algorithm", ONE_SIDED, ids=lambda a: f"{a.name}{a.ranks}")
+def test_the_cases_are_proved(algorithm: Algorithm) -> None:
+    for placement in placements_of(algorithm):
+        require(algorithm, placement, 3, whole_messages=True)
 
 
 def test_sources_are_combined_from_left_to_right() -> None:

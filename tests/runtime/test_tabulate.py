@@ -104,7 +104,7 @@ def test_tables_do_what_the_reference_does(algorithm: Algorithm, limits: TableLi
 def _placements(algorithm: Algorithm) -> list[Placement]:
     if algorithm in SMALL:
         return [Placement.OUT] if algorithm.name in ("detour", "ring_allgather") else list(Placement)
-    return [p for p in placements_of(algorithm) if (algorithm.name, p) != ("shifted", Placement.IN)]
+    return placements_of(algorithm)
 
 
 @settings(max_examples=60, deadline=None)
