@@ -15,7 +15,7 @@ from commlib.collectives import Placement
 from commlib.errors import MismatchError, SpecError
 from commlib.reductions import reduction as named_reduction
 from commlib.runtime.tensors import kind_of
-from commlib.torch_backend.core import Core, Job
+from commlib.torch_backend.core import Core, Job, Transfer
 from commlib.torch_backend.operand import REDUCIBLE, Operand
 from commlib.torch_backend.request import Request
 
@@ -40,23 +40,20 @@ def check_reduction(name: str, dtype: torch.dtype) -> None:
 
 def allreduce(core: Core, tensors: Sequence[Tensor], op: Op, name: str = "allreduce") -> Job:
     """Reduce each tensor in place."""
-    operands = [Operand([tensor], writes=True) for tensor in tensors]
-    for operand in operands:
+    jobs: list[Job] = []
+    for tensor in tensors:
+        operand = Operand([tensor], writes=True)
         check_reduction(op[0], operand.dtype)
-
-    def job(timeout: float) -> None:
-        for operand in operands:
-            request = Request("allreduce", operand.elements, operand.dtype, op[0], None, Placement.IN, name=name)
-            core.perform(request, operand, operand, timeout, op[1])
-
-    return job
+        request = Request("allreduce", operand.elements, operand.dtype, op[0], None, Placement.IN, name=name)
+        jobs.append(Transfer(core, request, operand, operand, op[1]))
+    return in_turn(jobs)
 
 
 def broadcast(core: Core, tensor: Tensor, root: int) -> Job:
     """Copy the root's tensor to all."""
     operand = Operand([tensor], writes=True)
     request = Request("broadcast", operand.elements, operand.movable, None, root, Placement.IN)
-    return lambda timeout: core.perform(request, operand, operand, timeout)
+    return Transfer(core, request, operand, operand)
 
 
 def reduce(core: Core, tensor: Tensor, root: int, op: Op) -> Job:
@@ -65,7 +62,7 @@ def reduce(core: Core, tensor: Tensor, root: int, op: Op) -> Job:
     check_reduction(op[0], operand.dtype)
     request = Request("reduce", operand.elements, operand.dtype, op[0], root, Placement.OUT)
     target = operand if core.rank == root else None
-    return lambda timeout: core.perform(request, Operand([tensor]), target, timeout, op[1])
+    return Transfer(core, request, Operand([tensor]), target, op[1])
 
 
 def allgather(core: Core, outputs: Sequence[Tensor], given: Tensor, name: str = "allgather") -> Job:
@@ -77,8 +74,8 @@ def allgather(core: Core, outputs: Sequence[Tensor], given: Tensor, name: str = 
     _whole(name, "output", target.elements, core.ranks * source.elements)
     request = Request("allgather", source.elements, source.movable, name=name)
     if request.bytes < SPREAD:
-        return lambda timeout: core.perform(request, source, target, timeout)
-    return lambda timeout: core.spread(replace(request, placement=Placement.IN), source, target, timeout)
+        return Transfer(core, request, source, target)
+    return Transfer(core, replace(request, placement=Placement.IN), source, target, spread=True)
 
 
 def _allgather_uneven(core: Core, outputs: Sequence[Tensor], source: Operand, name: str) -> Job:
@@ -103,7 +100,7 @@ def reduce_scatter(core: Core, output: Tensor, inputs: Sequence[Tensor], op: Op,
         return _reduce_scatter_uneven(core, target, inputs, op, name)
     _whole(name, "input", source.elements, core.ranks * target.elements)
     request = Request("reducescatter", target.elements, target.dtype, op[0], name=name)
-    return lambda timeout: core.perform(request, source, target, timeout, op[1])
+    return Transfer(core, request, source, target, op[1])
 
 
 def _reduce_scatter_uneven(core: Core, target: Operand, inputs: Sequence[Tensor], op: Op, name: str) -> Job:
@@ -125,7 +122,7 @@ def gather(core: Core, outputs: Sequence[Tensor] | None, given: Tensor, root: in
     target = None if not outputs else Operand(outputs, writes=True)
     _rooted(core, "gather", "output", outputs, root, given)
     request = Request("gather", source.elements, source.movable, None, root)
-    return lambda timeout: core.perform(request, source, target, timeout)
+    return Transfer(core, request, source, target)
 
 
 def scatter(core: Core, output: Tensor, inputs: Sequence[Tensor] | None, root: int) -> Job:
@@ -134,7 +131,7 @@ def scatter(core: Core, output: Tensor, inputs: Sequence[Tensor] | None, root: i
     source = None if not inputs else Operand(inputs)
     _rooted(core, "scatter", "input", inputs, root, output)
     request = Request("scatter", target.elements, target.movable, None, root)
-    return lambda timeout: core.perform(request, source, target, timeout)
+    return Transfer(core, request, source, target)
 
 
 def alltoall_single(core: Core, output: Tensor, given: Tensor, received: Sequence[int], sent: Sequence[int]) -> Job:
@@ -149,7 +146,7 @@ def alltoall_single(core: Core, output: Tensor, given: Tensor, received: Sequenc
     if source.elements % core.ranks:
         raise SpecError(f"{name}: {source.elements} elements cannot be split evenly among {core.ranks} ranks")
     request = Request("alltoall", source.elements // core.ranks, source.movable, name=name)
-    return lambda timeout: core.perform(request, source, target, timeout)
+    return Transfer(core, request, source, target)
 
 
 def alltoall(core: Core, outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> Job:
@@ -224,6 +221,18 @@ def _same_type(source: Operand, target: Operand, name: str) -> None:
 def _whole(name: str, what: str, found: int, wanted: int) -> None:
     if found != wanted:
         raise SpecError(f"{name}: the {what} has {found} elements, not {wanted}")
+
+
+def in_turn(jobs: Sequence[Job]) -> Job:
+    """Several jobs as one."""
+    if len(jobs) == 1:
+        return jobs[0]
+
+    def job(timeout: float) -> None:
+        for one in jobs:
+            one(timeout)
+
+    return job
 
 
 def first(tensors: Any) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,6 +24,73 @@ Job = Callable[[float], None]
 """A call to make, with its timeout in seconds."""
 
 
+_HOT = 1024
+"""Calls that a group remembers by the addresses of their tensors."""
+
+
+class Transfer:
+    """A job that is one request on operands; ``source`` is ``target`` where the call works in place.
+
+    ``spread``: an allgather in its output, where this rank's shard is put first.
+    """
+
+    __slots__ = ("core", "factor", "request", "source", "spread", "target")
+
+    def __init__(
+        self,
+        core: Core,
+        request: Request,
+        source: Operand | None,
+        target: Operand | None,
+        factor: complex | None = None,
+        spread: bool = False,
+    ) -> None:
+        self.core, self.request, self.source, self.target = core, request, source, target
+        self.factor, self.spread = factor, spread
+
+    def __call__(self, timeout: float) -> None:
+        """Run it."""
+        if self.spread and self.source is not None and self.target is not None:
+            self.core.spread(self.request, self.source, self.target, timeout)
+        else:
+            self.core.perform(self.request, self.source, self.target, timeout, self.factor)
+
+    def replay(self) -> Callable[[], object] | None:
+        """The same transfer as a function without arguments, where its tensors are worked on as they lie."""
+        source, target = self.source, self.target
+        operands = [operand for operand in (source, target) if operand is not None]
+        plain = all(operand.line is not None and operand.repeatable for operand in operands)
+        if self.factor is not None or not plain:
+            return None
+        given, taken = (None if operand is None else operand.line for operand in (source, target))
+        if self.spread and given is not None and taken is not None:
+            return self._spread_again(given, taken)
+        if source is target and taken is not None:
+            given, taken = self.core.in_place(self.request, taken)
+        elif source is not None and target is not None and source.overlaps(target):
+            return None
+        return self._planned(given, taken)
+
+    def _planned(self, given: Line, taken: Line) -> Callable[[], object] | None:
+        runner = self.core.runner
+        return runner.replay(runner.prepare(self.request), given, taken, self.core.timeout)
+
+    def _spread_again(self, given: torch.Tensor, taken: torch.Tensor) -> Callable[[], object] | None:
+        """By addresses: what is kept must not keep the tensors alive."""
+        size = self.request.elements
+        shard = taken[self.core.rank * size : (self.core.rank + 1) * size]
+        again = self._planned(shard, taken)
+        source, target, length = given.data_ptr(), shard.data_ptr(), self.request.bytes
+        if again is None or source == target:
+            return again
+
+        def call() -> None:
+            ctypes.memmove(target, source, length)
+            again()
+
+        return call
+
+
 class Core:
     """Issues calls in one order, each here and now or on the queue.
 
@@ -36,6 +104,7 @@ class Core:
         self.rooms = Rooms()
         self.sequence = 0
         self.coalescing: list[Work] | None = None
+        self.hot: dict[tuple[Any, ...], Callable[[], object]] = {}
 
     def issue(self, name: str, job: Job, asynchronous: bool, timeout: float, results: Sequence[Any] = ()) -> Work:
         """Make a call: here, if its caller waits for it and nothing is queued before it, else on the queue.
@@ -59,6 +128,28 @@ class Core:
         if self.coalescing is not None:
             self.coalescing.append(work)
         return work
+
+    def again(self, call: Callable[[], object]) -> bool:
+        """Make a remembered call here and now; False if it must queue, or is watched by a profiler."""
+        worker = self.worker
+        if worker.submitted != worker.ended or profiling() or not self.lock.acquire(False):
+            return False
+        try:
+            call()
+        except CommlibError as error:
+            raise as_torch(error) from error.__cause__
+        finally:
+            self.lock.release()
+        self.sequence += 1
+        return True
+
+    def remember(self, key: tuple[Any, ...], job: Job) -> None:
+        """Keep a job that was run for calls with the same tensors."""
+        call = job.replay() if isinstance(job, Transfer) else None
+        if call is not None:
+            if len(self.hot) >= _HOT:
+                self.hot.clear()
+            self.hot[key] = call
 
     def _now(self, job: Job, timeout: float) -> None:
         try:
@@ -87,7 +178,7 @@ class Core:
         """Run a request on operands (inside a job); ``source`` is ``target`` where the call works in place."""
         if source is not None and source is target:
             line = source.load(self.rooms, "output")
-            self.run(request, *self._in_place(request, line), timeout, factor)
+            self.run(request, *self.in_place(request, line), timeout, factor)
             source.store(line)
             return
         output = None if target is None else target.open(self.rooms, "output")
@@ -102,7 +193,7 @@ class Core:
         given, taken = (None if line is None else line.view(request.dtype) for line in (input, output))
         self.runner.run(self.runner.prepare(request), given, taken, factor, timeout)
 
-    def _in_place(self, request: Request, line: torch.Tensor) -> tuple[Line, Line]:
+    def in_place(self, request: Request, line: torch.Tensor) -> tuple[Line, Line]:
         """The input and the output of this rank in its line."""
         if request.root is None or request.root == self.rank:
             return line, line

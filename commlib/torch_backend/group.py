@@ -11,7 +11,7 @@ from torch.distributed import Work
 from commlib.errors import SpecError
 from commlib.torch_backend import collectives as make
 from commlib.torch_backend.barriers import monitored_barrier
-from commlib.torch_backend.collectives import first
+from commlib.torch_backend.collectives import first, in_turn
 from commlib.torch_backend.compat import c10d, is_async, options_of, reduction_of, seconds
 from commlib.torch_backend.core import Core, Job
 from commlib.torch_backend.identity import Identity
@@ -19,9 +19,14 @@ from commlib.torch_backend.opening import Opened, open_group
 from commlib.torch_backend.options import options_from
 from commlib.torch_backend.point_to_point import ManyWorks
 from commlib.torch_backend.sparse import allreduce_sparse
+from commlib.torch_backend.work import DONE
 
 Tensor = torch.Tensor
 Tensors = Sequence[Tensor]
+
+
+NOT_HOT = (KeyError, ValueError, TypeError, AttributeError, RuntimeError)
+"""What the look-up of a remembered call raises for one that is new, or for what is no single strided tensor."""
 
 
 class CommlibGroup(Identity):
@@ -48,22 +53,49 @@ class CommlibGroup(Identity):
         super().__init__(given.group_rank, given.group_size, given.group_id, given.store)
         self._opened = opened
         self._core = Core(opened.runner, given.group_rank, given.group_size, timeout, given.group_id)
+        self._hot, self._again = self._core.hot, self._core.again
 
-    def _issue(self, name: str, job: Job, options: Any, results: Sequence[Any] = ()) -> Work:
+    def _issue(
+        self, name: str, job: Job, options: Any, results: Sequence[Any] = (), key: tuple[Any, ...] | None = None
+    ) -> Work:
+        """Issue a job; ``key``: what a later call of the same kind must agree in to be made again without checks."""
         core = self._core
-        return core.issue(name, job, is_async(options), seconds(options, core.timeout), results)
+        asynchronous = is_async(options)
+        work = core.issue(name, job, asynchronous, seconds(options, core.timeout), results)
+        if key is not None and not asynchronous:
+            core.remember(key, job)
+        return work
+
+    def _repeats(self, kind: str, output: Any, input: Any, options: Any, detail: int = 0) -> bool:
+        """Whether a call with these addresses, sizes and types was made before; if so, it is made again."""
+        try:
+            call = self._hot[_key(kind, output, input, detail)]
+            repeats = not options.asyncOp and output.is_contiguous() and input.is_contiguous()
+        except NOT_HOT:
+            return False
+        return repeats and self._again(call)
 
     # Reductions
 
     def allreduce(self, tensors: Any, opts: Any = None, **named: Any) -> Work:
-        """Reduce a tensor in place."""
+        """Reduce a tensor in place.
+
+        This is the hot path: what is remembered for the same address, size, type and reduction is made again.
+        """
+        try:
+            (tensor,) = tensors
+            call = self._hot[tensor.data_ptr(), tensor.numel(), tensor.dtype, hash(opts.reduceOp)]
+            repeats = not opts.asyncOp and tensor.is_contiguous()
+        except NOT_HOT:
+            repeats = False
+        if repeats and self._again(call):
+            return DONE
         opts = options_of(c10d.AllreduceOptions, opts, named)
         tensor, op = first(tensors), reduction_of(opts.reduceOp)
-        if tensor.layout is torch.strided:
-            job = make.allreduce(self._core, [tensor], op)
-        else:
-            job = allreduce_sparse(self._core, tensor, op)
-        return self._issue("all_reduce", job, opts, [tensor])
+        if tensor.layout is not torch.strided:
+            return self._issue("all_reduce", allreduce_sparse(self._core, tensor, op), opts, [tensor])
+        key = (tensor.data_ptr(), tensor.numel(), tensor.dtype, hash(opts.reduceOp))
+        return self._issue("all_reduce", make.allreduce(self._core, [tensor], op), opts, [tensor], key)
 
     def allreduce_coalesced(self, tensors: Tensors, opts: Any = None, **named: Any) -> Work:
         """Reduce several tensors in place."""
@@ -89,8 +121,11 @@ class CommlibGroup(Identity):
     def reduce_scatter_single(self, output: Tensor, input: Tensor, opts: Any = None, **named: Any) -> Work:
         """Reduce a tensor of equal shards; shard r stays on rank r."""
         opts = options_of(c10d.ReduceScatterOptions, opts, named)
+        kind = hash(opts.reduceOp)
+        if self._repeats("reduce_scatter", output, input, opts, kind):
+            return DONE
         job = make.reduce_scatter(self._core, output, [input], reduction_of(opts.reduceOp))
-        return self._issue("reduce_scatter_tensor", job, opts, [output])
+        return self._issue("reduce_scatter_tensor", job, opts, [output], _key("reduce_scatter", output, input, kind))
 
     def reduce_scatter_single_coalesced(
         self, outputs: Tensors, inputs: Tensors, opts: Any = None, **named: Any
@@ -100,7 +135,7 @@ class CommlibGroup(Identity):
         op = reduction_of(opts.reduceOp)
         pairs = zip(outputs, inputs, strict=True)
         jobs = [make.reduce_scatter(self._core, output, [given], op) for output, given in pairs]
-        return self._issue("reduce_scatter_tensor", _sequence(jobs), opts, outputs)
+        return self._issue("reduce_scatter_tensor", in_turn(jobs), opts, outputs)
 
     # Gathering
 
@@ -117,20 +152,22 @@ class CommlibGroup(Identity):
         size = self.size()
         pairs = zip(outputs, inputs, strict=True)
         jobs = [make.allgather(self._core, _listed(listed, size), given) for listed, given in pairs]
-        return self._issue("all_gather", _sequence(jobs), opts, outputs)
+        return self._issue("all_gather", in_turn(jobs), opts, outputs)
 
     def all_gather_single(self, output: Tensor, input: Tensor, opts: Any = None, **named: Any) -> Work:
         """Gather every rank's tensor into one."""
+        if self._repeats("all_gather", output, input, opts):
+            return DONE
         opts = options_of(c10d.AllgatherOptions, opts, named)
         job = make.allgather(self._core, [output], input)
-        return self._issue("all_gather_into_tensor", job, opts, [output])
+        return self._issue("all_gather_into_tensor", job, opts, [output], _key("all_gather", output, input))
 
     def all_gather_single_coalesced(self, outputs: Tensors, inputs: Tensors, opts: Any = None, **named: Any) -> Work:
         """Several ``all_gather_single``."""
         opts = options_of(c10d.AllgatherOptions, opts, named)
         pairs = zip(outputs, inputs, strict=True)
         jobs = [make.allgather(self._core, [output], given) for output, given in pairs]
-        return self._issue("all_gather_into_tensor", _sequence(jobs), opts, outputs)
+        return self._issue("all_gather_into_tensor", in_turn(jobs), opts, outputs)
 
     def gather(self, outputs: Any, inputs: Any, opts: Any = None, **named: Any) -> Work:
         """Gather every rank's tensor on the root."""
@@ -144,8 +181,11 @@ class CommlibGroup(Identity):
     def broadcast(self, tensors: Any, opts: Any = None, **named: Any) -> Work:
         """Copy the root's tensor to all."""
         opts = options_of(c10d.BroadcastOptions, opts, named)
-        tensor = first(tensors)
-        return self._issue("broadcast", make.broadcast(self._core, tensor, opts.rootRank), opts, [tensor])
+        tensor, root = first(tensors), opts.rootRank
+        if self._repeats("broadcast", tensor, tensor, opts, root):
+            return DONE
+        job = make.broadcast(self._core, tensor, root)
+        return self._issue("broadcast", job, opts, [tensor], _key("broadcast", tensor, tensor, root))
 
     def scatter(self, outputs: Any, inputs: Any, opts: Any = None, **named: Any) -> Work:
         """Give each rank its tensor of the root's list."""
@@ -169,9 +209,13 @@ class CommlibGroup(Identity):
         **named: Any,
     ) -> Work:
         """Exchange equal shards, or parts of the sizes given."""
+        even = not output_split_sizes and not input_split_sizes
+        if even and self._repeats("all_to_all", output, input, opts):
+            return DONE
         opts = options_of(c10d.AllToAllOptions, opts, named)
         job = make.alltoall_single(self._core, output, input, output_split_sizes, input_split_sizes)
-        return self._issue("all_to_all_single", job, opts, [output])
+        key = _key("all_to_all", output, input) if even else None
+        return self._issue("all_to_all_single", job, opts, [output], key)
 
     # Names of torch before 2.13
 
@@ -230,6 +274,7 @@ class CommlibGroup(Identity):
     def set_timeout(self, timeout: Any) -> None:
         """Set the timeout of the calls that follow."""
         self._core.timeout = seconds(timeout, self._core.timeout)
+        self._hot.clear()
 
     _set_default_timeout = set_timeout
 
@@ -247,12 +292,9 @@ class CommlibGroup(Identity):
         self.shutdown()
 
 
-def _sequence(jobs: Sequence[Job]) -> Job:
-    def job(timeout: float) -> None:
-        for one in jobs:
-            one(timeout)
-
-    return job
+def _key(kind: str, output: Tensor, input: Tensor, detail: int = 0) -> tuple[Any, ...]:
+    addresses = output.data_ptr(), input.data_ptr()
+    return (kind, detail, *addresses, output.numel(), input.numel(), output.dtype, input.dtype)
 
 
 def _listed(outputs: Tensors, ranks: int) -> Tensors:

@@ -11,11 +11,11 @@ import torch
 
 from commlib.collectives import Placement
 from commlib.ir.algorithm import Algorithm
-from commlib.runtime.communicator import Communicator
-from commlib.torch_backend.choice import choose
+from commlib.runtime.communicator import LONGEST, Communicator
+from commlib.torch_backend.choice import Situation, choices
 from commlib.torch_backend.compat import c10d
 from commlib.torch_backend.request import Request
-from commlib.torch_backend.runner import Line
+from commlib.torch_backend.runner import Line, span_of
 
 _CPU = torch.device("cpu")
 
@@ -43,11 +43,12 @@ class MessageRunner:
 
     def __init__(self, group: Any, timeout: float) -> None:
         self._group = group
-        self._communicator = Communicator(group, timeout=min(timeout, 1e6))
+        self._communicator = Communicator(group, timeout=min(timeout, LONGEST))
 
     def prepare(self, request: Request) -> _Prepared:
         """Choose the algorithm; the Communicator plans when it runs."""
-        return _Prepared(request, choose(request, self._communicator.ranks))
+        choice = next(choices(request, Situation(self._communicator.ranks, shared=False)))
+        return _Prepared(request, choice.algorithm)
 
     def run(self, prepared: _Prepared, input: Line, output: Line, factor: complex | None, timeout: float) -> None:
         """Run one call on the Communicator."""
@@ -55,7 +56,7 @@ class MessageRunner:
         op = request.reduction or "sum"
         in_place = request.placement is Placement.IN
         if in_place:
-            input, output = _span(input, output), None
+            input, output = span_of(input, output), None
         self._communicator.run(
             prepared.algorithm,
             input,
@@ -76,10 +77,3 @@ class MessageRunner:
         """End the Communicator and its gloo group."""
         self._communicator.close()
         self._group.shutdown()
-
-
-def _span(input: Line, output: Line) -> Line:
-    """The line that holds both, in place."""
-    if input is None or output is None:
-        return output if input is None else input
-    return output if output.numel() >= input.numel() else input

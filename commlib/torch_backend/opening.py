@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -10,12 +11,16 @@ import torch
 from torch.distributed import Work
 
 from commlib.errors import SpecError
+from commlib.runtime.communicator import LONGEST
+from commlib.runtime.shm.options import ShmUnavailable
+from commlib.runtime.shm.session import ShmSession
 from commlib.runtime.tensors import check_tensor, check_writable, is_plain, plain
 from commlib.torch_backend.compat import c10d
 from commlib.torch_backend.messages import MessageRunner, gloo_group
 from commlib.torch_backend.options import Options
 from commlib.torch_backend.point_to_point import GlooPointToPoint, PointToPoint
 from commlib.torch_backend.runner import Runner, SoloRunner
+from commlib.torch_backend.shared import SharedRunner
 
 
 class Opened:
@@ -100,11 +105,24 @@ def open_group(store: Any, rank: int, ranks: int, timeout: float, name: str, opt
     own = c10d.PrefixStore(f"commlib/{generation}", store)
     if ranks == 1:
         return Opened(own, rank, ranks, SoloRunner(), None)
-    return _over_gloo(own, rank, ranks, timeout, name, options)
+    if options.transport != "gloo":
+        with contextlib.suppress(ShmUnavailable) if options.transport == "auto" else contextlib.nullcontext():
+            return _over_shared_memory(own, rank, ranks, timeout, name, options)
+    return _over_gloo(own, rank, ranks, timeout, name)
 
 
-def _over_gloo(store: Any, rank: int, ranks: int, timeout: float, name: str, options: Options) -> Opened:
-    if options.transport == "shm":
-        raise SpecError("transport 'shm' was asked for, and shared memory cannot be had")
+def _over_shared_memory(store: Any, rank: int, ranks: int, timeout: float, name: str, options: Options) -> Opened:
+    """A session of all ranks.
+
+    Raises:
+        ShmUnavailable: on all ranks alike.
+    """
+    keys = c10d.PrefixStore("shm", store)
+    session = ShmSession.open(keys, rank, ranks, options.shm, min(timeout, LONGEST))
+    group = gloo_group(store, rank, ranks, timeout, f"commlib-{name}-{id(store)}")
+    return Opened(store, rank, ranks, SharedRunner(session), GlooPointToPoint(group))
+
+
+def _over_gloo(store: Any, rank: int, ranks: int, timeout: float, name: str) -> Opened:
     group = gloo_group(store, rank, ranks, timeout, f"commlib-{name}-{id(store)}")
     return Opened(store, rank, ranks, MessageRunner(group, timeout), GlooPointToPoint(group))

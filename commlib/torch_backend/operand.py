@@ -63,6 +63,12 @@ class Operand:
         """The type to move the elements as: their own, or an integer of that size for one that numpy lacks."""
         return self.dtype if self.dtype in REDUCIBLE else _SAME_SIZE[self.dtype.itemsize]
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether address, size, type and contiguity of the tensor say all: not of those that may be conjugate or
+        negative views, which complex ones, and real ones of one element, can be without being strided."""
+        return self.elements > 1 and self.dtype in REDUCIBLE and not self.dtype.is_complex
+
     def open(self, rooms: Rooms, role: str) -> torch.Tensor:
         """The line to write to."""
         return rooms.take(role, self.elements, self.dtype) if self.line is None else self.line

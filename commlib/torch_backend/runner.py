@@ -74,3 +74,10 @@ def after(reduction: str | None, output: Line, ranks: int) -> None:
     """Finish the output: the mean of ``ranks`` contributions for avg."""
     if reduction == "avg" and output is not None:
         divide(output, ranks)
+
+
+def span_of(input: Line, output: Line) -> Line:
+    """The line that holds both, in place."""
+    if input is None or output is None:
+        return output if input is None else input
+    return output if output.numel() >= input.numel() else input

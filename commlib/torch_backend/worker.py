@@ -18,20 +18,20 @@ _JOIN = 5.0
 
 
 class Worker:
-    """One thread, made on first use, and the calls that wait for it."""
+    """One thread, made on first use, and the calls that wait for it: ``submitted`` less ``ended`` are queued or run."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._queue: queue.SimpleQueue[tuple[PendingWork, Callable[[], None]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._guard = threading.Lock()
-        self._submitted = 0
-        self._ended = 0
+        self.submitted = 0
+        self.ended = 0
 
     @property
     def idle(self) -> bool:
         """Whether every call that was queued has ended."""
-        return self._submitted == self._ended
+        return self.submitted == self.ended
 
     def submit(self, work: PendingWork, job: Callable[[], None]) -> None:
         """Queue a call."""
@@ -39,7 +39,7 @@ class Worker:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
                 self._thread.start()
-            self._submitted += 1
+            self.submitted += 1
             self._queue.put((work, job))
 
     def _serve(self) -> None:
@@ -50,7 +50,7 @@ class Worker:
                 job()
             except BaseException as raised:
                 error = raised
-            self._ended += 1
+            self.ended += 1
             with contextlib.suppress(RuntimeError):  # a callback of the future that raised: torch has reported it
                 work.finish(error)
             del item, work, job, error

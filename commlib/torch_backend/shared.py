@@ -1,0 +1,123 @@
+"""The runner for groups on one host: tables over shared memory."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from commlib.collectives import Buffer, Placement
+from commlib.errors import SpecError, VerificationError
+from commlib.reductions import reduction
+from commlib.runtime.binding import Binding, Tensors
+from commlib.runtime.shm.session import Prepared, ShmSession
+from commlib.runtime.tabulate import NotTabulable
+from commlib.torch_backend.choice import Situation, choices
+from commlib.torch_backend.request import Request
+from commlib.torch_backend.runner import Line, after, before, span_of
+
+_KEPT = 512
+"""Plans that a group remembers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A request with its table; ``direct``: the tensors are worked on as they are, without a factor, a division or
+    padding."""
+
+    request: Request
+    prepared: Prepared
+    direct: bool
+
+
+class SharedRunner:
+    """Runs requests on a ShmSession."""
+
+    def __init__(self, session: ShmSession) -> None:
+        self._session = session
+        self._plans: OrderedDict[tuple[Request, bool], Plan] = OrderedDict()
+
+    def prepare(self, request: Request, registered: bool = False) -> Plan:
+        """Take the first algorithm that is proved and can be made a table."""
+        plan = self._plans.get((request, registered))
+        if plan is None:
+            plan = self._plans[request, registered] = self._plan(request, registered)
+            while len(self._plans) > _KEPT:
+                self._plans.popitem(last=False)
+        return plan
+
+    def _plan(self, request: Request, registered: bool) -> Plan:
+        session = self._session
+        situation = Situation(session.ranks, True, session.readv, registered)
+        refused: Exception | None = None
+        for choice in choices(request, situation):
+            text = request.text(choice.algorithm.name)
+            launch = (choice.algorithm, request.placement, request.elements, request.dtype, request.reduction)
+            try:
+                prepared = session.prepare(*launch, request.sizes, text, choice.reach)
+            except (NotTabulable, VerificationError) as error:
+                refused = error
+                continue
+            plain = request.reduction is None or not _wraps(request.reduction)
+            return Plan(request, prepared, plain and not prepared.layout.padded)
+        raise SpecError(f"no algorithm can run {request.text('-')}") from refused
+
+    def run(self, prepared: Plan, input: Line, output: Line, factor: complex | None, timeout: float) -> None:
+        """Run one call."""
+        if prepared.direct:
+            self._session.run(prepared.prepared, _address(input), _address(output), timeout)
+        elif prepared.prepared.layout.padded:
+            self._run_padded(prepared, input, output, factor, timeout)
+        else:
+            self._run_scaled(prepared, input, output, factor, timeout)
+
+    def _run_scaled(self, plan: Plan, input: Line, output: Line, factor: complex | None, timeout: float) -> None:
+        kind = plan.request.reduction
+        if input is not None and factor is not None:
+            scaled = before(kind, factor, input)
+            if plan.request.placement is Placement.IN:
+                input.copy_(scaled)
+            else:
+                input = scaled
+        self._session.run(plan.prepared, _address(input), _address(output), timeout)
+        after(kind, output, self._session.ranks)
+
+    def _run_padded(self, plan: Plan, input: Line, output: Line, factor: complex | None, timeout: float) -> None:
+        """On copies in which every chunk has the same length."""
+        if plan.request.placement is Placement.IN:
+            tensors = Tensors(Placement.IN, None, None, span_of(input, output))
+        else:
+            empty = torch.empty(0, dtype=plan.request.dtype)
+            tensors = Tensors(Placement.OUT, input, empty if output is None else output, None)
+        binding = Binding(plan.prepared.layout, self._session.rank, tensors, factor)
+        buffers = binding.buffers()
+        given, taken = (_array_address(buffers[buffer]) for buffer in (Buffer.INPUT, Buffer.OUTPUT))
+        self._session.run(plan.prepared, given, taken, timeout)
+        binding.finish(self._session.ranks if plan.request.reduction == "avg" else None)
+
+    def replay(self, prepared: Plan, input: Line, output: Line, timeout: float) -> Callable[[], object] | None:
+        """The session's planned call."""
+        if not prepared.direct:
+            return None
+        return self._session.planned(prepared.prepared, _address(input), _address(output), timeout)
+
+    def close(self) -> None:
+        """Close the session."""
+        self._plans.clear()
+        self._session.close()
+
+
+def _wraps(name: str) -> bool:
+    found = reduction(name)
+    return found.prepare is not None or found.finish is not None
+
+
+def _address(line: Line) -> int:
+    return 0 if line is None else line.data_ptr()
+
+
+def _array_address(array: Any) -> int:
+    return int(array.data_ptr() if isinstance(array, torch.Tensor) else array.ctypes.data)
