@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from commlib.collectives import Buffer, allreduce
 from commlib.errors import AlgorithmError
@@ -201,3 +203,26 @@ def test_operands_of_a_step_are_equal_or_apart_where_one_is_written(lines, fine)
 def test_columns_of_operands_that_do_not_fit_are_refused(column, value, message):
     with pytest.raises(AlgorithmError, match=message):
         replace(program("put i[0] -> 1.s[0]"), **{column: np.array(value)})
+
+
+SLOTS = st.tuples(st.integers(0, 2), st.sampled_from([O, S]), st.integers(0, 4))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(SLOTS, min_size=1, max_size=4), st.lists(SLOTS, min_size=1, max_size=4), st.integers(1, 3))
+def test_overlaps_are_found_as_by_comparing_all_pairs(sources, destinations, count):
+    def apart(a, b):
+        return a[:2] != b[:2] or abs(a[2] - b[2]) >= count
+
+    twice = len(set(destinations)) < len(destinations)
+    partly = any(a != b and not apart(a, b) for a in (*sources, *destinations) for b in destinations)
+    builder = AlgorithmBuilder("x", allreduce(3, 8), [8] * 3)
+    builder.threadblock(0)
+    builder.step(Op.READ_REDUCE_STORE, count=1, sources=[(1, I, 0)], destinations=[(0, O, 0)])
+    builder.threadblock(0)
+    builder.step(Op.READ_REDUCE_STORE, count=count, sources=sources, destinations=destinations)
+    if not twice and not partly:
+        assert builder.build().step_count == 2
+        return
+    with pytest.raises(AlgorithmError, match=r"threadblock 1 step 0 has (a destination twice|operands that overlap)"):
+        builder.build()
