@@ -143,6 +143,19 @@ def window(chunks: int) -> Algorithm:
     return k.algorithm()
 
 
+def one_way(chunks: int) -> Algorithm:
+    """Broadcast on two ranks, of which the root waits for nobody: only the guard keeps it from running ahead."""
+    k = OneSidedProgram("one_way", collectives.broadcast(2, chunks, 0))
+    root, other = k.threadblock(0), k.threadblock(1)
+    root.put(k.input(0)[:], k.scratch(1)[0:chunks])
+    root.flush(1)
+    root.signal(1)
+    root.copy(k.input(0)[:], k.output(0)[:])
+    other.wait(0)
+    other.copy(k.scratch(1)[0:chunks], k.output(1)[:])
+    return k.algorithm()
+
+
 def crossed() -> Algorithm:
     """Sendrecv of two chunks that are put into each other's slots, then change places: long chunks in short slots."""
     k = OneSidedProgram("crossed", collectives.sendrecv(2, 2), placement="out")
@@ -199,6 +212,7 @@ ONE_SIDED: tuple[Algorithm, ...] = (
     puts(3, chunks=2),
     stores(3, chunks=5, root=1),
     window(3),
+    one_way(2),
     crossed(),
     both_sides(),
     shifted(),

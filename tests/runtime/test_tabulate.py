@@ -1,13 +1,17 @@
 """Tables against the reference executor: any size, both placements, tiles, under random interleaving."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onesided_cases import ONE_SIDED, both_sides, gets, one_shot, placements_of, puts, shared, shifted, staged
+from onesided_cases import ONE_SIDED, both_sides, gets, one_shot, one_way, placements_of, puts, shifted, staged
 from runtime_algorithms import SMALL, direct_alltoall
 from table_machine import TableMachine
 
+from commlib.algorithms.direct import ENTRIES
+from commlib.algorithms.onesided import DirectEntry
 from commlib.collectives import Buffer, Placement, custom
 from commlib.ir.algorithm import Algorithm, Op
 from commlib.ir.builder import AlgorithmBuilder
@@ -15,6 +19,7 @@ from commlib.runtime.layout import ChunkLayout, plan_layout
 from commlib.runtime.reference import run_local
 from commlib.runtime.table import NOP, OWN_INPUT, OWN_SCRATCH, PEERS, RankTable
 from commlib.runtime.tabulate import NotTabulable, TableLimits, tabulate
+from commlib.verify import synchronizing
 
 ROOMY = TableLimits(1 << 16, 1 << 16, 8, 32)
 TIGHT = TableLimits(64 * 6, 64 * 3, 3, 32)
@@ -67,7 +72,7 @@ def check_tables(
 ) -> list[RankTable]:
     """Three calls of the tables do what the reference executor does."""
     layout = plan_layout(algorithm, placement, elements, **options)
-    tables = tables_of(algorithm, layout, limits)
+    tables = tables_of(algorithm, layout, limits, synchronizing(algorithm))
     machine = TableMachine(tables, limits.lane_bytes, limits.slot_bytes, limits.depth, seed)
     generator = np.random.default_rng(seed)
     for _ in range(3):
@@ -138,9 +143,34 @@ def test_sizes_of_alltoallv(algorithm: Algorithm, limits: TableLimits) -> None:
         check_tables(algorithm, 0, Placement.IN, limits, sizes=SYMMETRIC)
 
 
-def test_synchronizing_programs_need_no_guard() -> None:
-    layout = plan_layout(shared(3), Placement.OUT, 50)
-    assert [table.synchronizing for table in tables_of(shared(3), layout, TIGHT, sync=True)] == [True] * 3
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.full_name)
+def test_the_direct_programs_of_the_library(entry: DirectEntry) -> None:
+    for ranks, limits in ((1, TIGHT), (2, ROOMY), (4, TableLimits(64 * 5, 64, 3, 8))):
+        algorithm = entry.algorithm(ranks)
+        for placement in entry.placements:
+            for elements in (0, 3, 131):
+                check_tables(algorithm, elements, placement, limits, seed=elements, **_sizes(entry, elements, ranks))
+
+
+def _sizes(entry: DirectEntry, elements: int, ranks: int) -> dict:
+    if entry.collective != "alltoallv":
+        return {}
+    return {"sizes": [[elements * (s + d) % 200 for d in range(ranks)] for s in range(ranks)]}
+
+
+def test_only_the_guard_keeps_the_root_from_running_ahead() -> None:
+    assert not synchronizing(one_way(2))
+    layout = plan_layout(one_way(2), Placement.OUT, 400)
+    values, limits, wrong = np.arange(400, dtype=np.int32), TableLimits(128, 64, 3, 8), {True: 0, False: 0}
+    for guarded in (True, False):
+        tables = tables_of(one_way(2), layout, limits, sync=not guarded)
+        for seed in range(10):
+            machine = TableMachine(tables, limits.lane_bytes, limits.slot_bytes, limits.depth, seed)
+            outputs = [np.zeros(1600, dtype=np.uint8) for _ in range(2)]
+            machine.call([values.view(np.uint8), np.zeros(0, dtype=np.uint8)], outputs)
+            wrong[guarded] += not np.array_equal(outputs[1].view(np.int32), values)
+    assert wrong[True] == 0
+    assert wrong[False] > 0
 
 
 def test_moves_of_neighbours_are_joined_in_one_tile_only() -> None:
@@ -196,7 +226,7 @@ def test_what_does_not_fit_is_refused(limits: TableLimits, message: str) -> None
 
 
 def test_operands_that_overlap_in_place_are_refused() -> None:
-    algorithm = shifted()
+    algorithm = replace(shifted(), placements=frozenset(Placement))
     with pytest.raises(NotTabulable, match=r"rank 0 threadblock 0 step 0 \(rr i\[0:2\] -> o\[0:2\]\) has operands"):
         tables_of(algorithm, plan_layout(algorithm, Placement.IN, 8), ROOMY)
 
