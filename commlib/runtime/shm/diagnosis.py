@@ -7,6 +7,7 @@ ranks that have failed or closed their session. When time is up, ranks that have
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -157,6 +158,16 @@ def mismatch(mine: Situation, peer: int, sights: Mapping[int, Sight]) -> Cause:
     if found is not None:
         return _agreed(found, sights)
     return Cause("mismatch", peer, f"rank {peer} makes another call than rank {mine.rank} under its number", mine.rank)
+
+
+def undecided(mine: Situation, sights: Mapping[int, Sight]) -> bool:
+    """Whether ranks that have yet to come to this rank's call may show who is at odds with the others."""
+    if mine.call is None:
+        return False
+    said = [sight.view.said(mine.call.call) for rank, sight in sights.items() if rank != mine.rank]
+    counts = Counter([mine.call.fingerprint, *(one.fingerprint for one in said if one is not None)])
+    ranked = sorted(counts.values())
+    return None in said and ranked[0] == ranked[-1]
 
 
 def first_failure(views: Iterable[View]) -> Failure | None:

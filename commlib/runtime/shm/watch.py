@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from commlib.errors import PeerFailedError
+from commlib.errors import MismatchError, PeerFailedError
 from commlib.runtime.cause import AFTER, Cause, failure
 from commlib.runtime.liveness import Condition, process_condition
 from commlib.runtime.shm.control import WAITS
-from commlib.runtime.shm.diagnosis import Patience, Sight, Situation, diagnose, first_failure, mismatch
+from commlib.runtime.shm.diagnosis import Patience, Sight, Situation, diagnose, first_failure, mismatch, undecided
 from commlib.runtime.shm.views import (
     Said,
     View,
@@ -39,6 +39,8 @@ STOPPED = 60.0
 _LOOK = (0.02, 0.5)
 """Seconds between two looks at the others: at first, and when nothing has moved for long."""
 _RECENT = 0.3
+_DECIDE = 0.3
+"""Seconds that ranks which have yet to come get to show who is at odds with the others, two or more of one mind."""
 _PHRASES = {
     "signal": "for a signal of rank {peer} on channel {channel}",
     "message": "for a message of rank {peer} on channel {channel}",
@@ -143,14 +145,19 @@ class Watch:
             MismatchError: always; or PeerFailedError with the cause that another rank found first.
         """
         during = self._call()
-        cause = mismatch(Situation(self.rank, during.call, (peer,), during.before), peer, self._sights())
+        mine = Situation(self.rank, during.call, (peer,), during.before)
+        for _ in range(int(_DECIDE / _LOOK[0])):
+            if not undecided(mine, self._sights()):
+                break
+            time.sleep(_LOOK[0])
+        cause = mismatch(mine, peer, self._sights())
         self._fail(cause, [(-1, -1, WAITS.index("other"), peer, -1)], during)
 
     def refuse(self) -> None:
         """At the start of a call.
 
         Raises:
-            PeerFailedError: the group has failed before.
+            PeerFailedError: the group has failed before; MismatchError: because ranks made different calls.
         """
         if not alarmed(self._own):
             return
@@ -159,10 +166,12 @@ class Watch:
         cause = self.cause or (unknown if found is None else found.cause)
         self._publish(cause)
         number = read_view(self._own).entered + 1
-        raise PeerFailedError(
+        kind = MismatchError if cause.kind == "mismatch" else PeerFailedError
+        raise kind(
             f"rank {self.rank}: this group has failed before call {number}: {cause.text}. {AFTER}",
             rank=self.rank,
             call=number,
+            collective=None,
             root=cause.rank,
             cause=cause.kind,
             noticed_by=cause.noticed_by,
@@ -208,7 +217,10 @@ class Watch:
         stall.witnessed += min(now - (stall.looked or now), 2 * _LOOK[1])
         stall.looked = now
         patience = Patience(stall.witnessed >= min(0.3 * during.timeout, STOPPED), late, recent)
-        cause = diagnose(Situation(self.rank, during.call, peers, during.before), self._sights(), patience)
+        mine, sights = Situation(self.rank, during.call, peers, during.before), self._sights()
+        cause = diagnose(mine, sights, patience)
+        if cause is not None and cause.kind == "mismatch" and stall.seconds < _DECIDE and undecided(mine, sights):
+            return
         suspect = None if cause is None else (cause.kind, cause.rank)
         sure = cause is not None and (late or cause.kind == "mismatch" or cause.noticed_by != self.rank)
         if cause is not None and (sure or suspect == stall.suspect):

@@ -56,3 +56,40 @@ def test_entries_of_other_calls_are_no_mismatch() -> None:
     watch = areas.watch(0)
     stall(areas, watch, [1], 5.0)
     assert watch.cause is None
+
+
+def test_with_two_minds_and_ranks_yet_to_come_the_judgement_waits_for_them() -> None:
+    areas = Areas(4)
+    areas.enter(0, 5)
+    areas.enter(1, 5, "broadcast tree", 12)
+    watch = areas.watch(1)
+
+    def others_come(seconds: float) -> None:
+        if seconds > 0.12:
+            areas.enter(3, 5)
+
+    with pytest.raises(MismatchError) as caught:
+        stall(areas, watch, [0], 1.0, others_come)
+    assert caught.value.fields["root"] == 1
+    assert areas.now == pytest.approx(1000.15)
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_the_judgement_does_not_wait_for_long(told: bool) -> None:
+    areas = Areas(4)
+    areas.enter(0, 5)
+    areas.enter(1, 5, "broadcast tree", 12)
+    watch = areas.watch(0)
+    with pytest.raises(MismatchError) as caught:
+        watch.on_mismatch(1) if told else stall(areas, watch, [1], 1.0)
+    assert caught.value.fields["root"] == 1
+    assert areas.now <= 1000.36
+
+
+def test_a_group_that_failed_by_a_mismatch_refuses_with_one() -> None:
+    areas = entered(2)
+    areas.enter(1, 5, "broadcast tree", 12)
+    with pytest.raises(MismatchError):
+        areas.watch(0).on_mismatch(1)
+    with pytest.raises(MismatchError, match="this group has failed before call 6: rank 1 is in call 5"):
+        areas.watch(1).refuse()
