@@ -77,7 +77,7 @@ def _known_at_once(units: Units, events: Events, end: Ints, begin: Ints) -> Mask
     """Events of one rank that need no search: of one threadblock, its entry, its exit."""
     row, rank = _places(units)
     same: Mask = (end != NOTHING) & (events.position[end] <= events.position[begin])
-    same &= (row[end] == row[begin]) | ((rank[end] == rank[begin]) & ((row[end] < 0) | (row[begin] < 0)))
+    same &= (rank[end] == rank[begin]) & ((row[end] == row[begin]) | (row[end] < 0) | (row[begin] < 0))
     return same
 
 
@@ -115,33 +115,44 @@ def _report(place: _Place, pairs: _Pairs, wrong: Ints, findings: Findings) -> No
 
 def _race(place: _Place, found: Accesses, first: int, then: int) -> Finding:
     a, memory, size = place.units.algorithm, place.memory, len(place.units)
-    before, after = int(found.begin[first]), int(found.begin[then])
-    address = int(found.address[first])
+    before, after, address = int(found.begin[first]), int(found.begin[then]), int(found.address[first])
     rank, buffer, chunk = memory.slot(address)
-    how = "in place" if memory.placement is Placement.IN else "out of place"
     slot = f"rank {rank} {names_of(memory, rank, address)}"
-    access = then if before >= size else first
-    number, verb = int(place.units.step[found.begin[access]]), "writes" if found.writes[access] else "reads"
     others: tuple[tuple[int, int, int], ...] = ()
     if before >= size:
-        words = (
-            f"{describe(a, number)} {verb} {slot} before rank {rank} may have entered the call: nothing orders it "
-            f"after that rank's entry (let rank {rank} signal first)"
-        )
-    elif after >= size:
-        words = (
-            f"{describe(a, number)} {verb} {slot} when rank {rank} may have left the call: nothing orders it "
-            f"before that rank's exit{_flight(place, found, first)}"
-        )
-    else:
-        other, others = number, (a.place(number),)
         number = int(place.units.step[after])
-        words = (
-            f"{slot}: {describe(a, other)} and {describe(a, number)} both use it, one of them writes, and nothing "
-            f"orders them{_flight(place, found, first)}"
-        )
+        words = _early(a, number, bool(found.writes[then]), rank, slot)
+    elif after >= size:
+        number = int(place.units.step[before])
+        words = _late(a, number, bool(found.writes[first]), rank, slot, _flight(place, found, first))
+    else:
+        number, other = int(place.units.step[after]), int(place.units.step[before])
+        words, others = _clash(a, other, number, slot, _flight(place, found, first)), (a.place(other),)
+    how = "in place" if memory.placement is Placement.IN else "out of place"
     where: dict[str, object] = {"placement": memory.placement, "buffer": buffer, "chunk": chunk, "others": others}
     return at_step(a, FindingKind.RACE, f"{how}, {words}", number, peer=_other(a, number, rank), **where)
+
+
+def _early(a: Algorithm, number: int, writes: bool, rank: int, slot: str) -> str:
+    return (
+        f"{describe(a, number)} {'writes' if writes else 'reads'} {slot} when rank {rank} may not have entered the "
+        f"call: nothing orders it after that rank's entry (let rank {rank} signal first)"
+    )
+
+
+def _late(a: Algorithm, number: int, writes: bool, rank: int, slot: str, flight: str) -> str:
+    cure = "flush it" if a.step_rank[number] == rank else f"let rank {rank} wait for a signal that follows it"
+    return (
+        f"{describe(a, number)} {'writes' if writes else 'reads'} {slot} when rank {rank} may have left the call: "
+        f"nothing orders it before that rank's exit{flight} ({cure})"
+    )
+
+
+def _clash(a: Algorithm, before: int, after: int, slot: str, flight: str) -> str:
+    return (
+        f"{slot}: {describe(a, before)} and {describe(a, after)} both use it, one of them writes, and nothing "
+        f"orders them{flight}"
+    )
 
 
 def _other(a: Algorithm, number: int, rank: int) -> int | None:
