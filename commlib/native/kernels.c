@@ -9,6 +9,8 @@ typedef struct {
     Combine function;
 } Kernel;
 
+#define FUSE(a, b, c) (sizeof(a) == 4 ? (double)__builtin_fmaf(a, b, c) : __builtin_fma(a, b, c))
+
 enum { BLOCK_BYTES = 32768, WIDEST = 256 };
 
 /* What is left after the last full span: done in padded copies, so that it needs no code of its own. */
@@ -86,6 +88,11 @@ static inline generic_halves narrow_halves(generic_floats v) {
 #define VBYTES 16
 #define HALF_TO_FLOAT(v) wide_halves(v)
 #define FLOAT_TO_HALF(v) narrow_halves(v)
+#ifdef __aarch64__
+#define FUSED(a, b, c) FUSE(a, b, c)
+#else
+#define FUSED(a, b, c) ((a) * (b) + (c))
+#endif
 #include "kernels_body.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -93,16 +100,18 @@ static inline generic_halves narrow_halves(generic_floats v) {
 #include <immintrin.h>
 
 #define NAME(x) avx2_##x
-#define TARGET __attribute__((target("avx2,f16c")))
+#define TARGET __attribute__((target("avx2,f16c,fma")))
 #define VBYTES 32
 #define HALF_TO_FLOAT(v) ((avx2_f32)_mm256_cvtph_ps((__m128i)(v)))
+#define FUSED(a, b, c) FUSE(a, b, c)
 #define FLOAT_TO_HALF(v) ((avx2_half)_mm256_cvtps_ph((__m256)(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
 #include "kernels_body.h"
 
 #define NAME(x) avx512_##x
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma")))
 #define VBYTES 64
 #define HALF_TO_FLOAT(v) ((avx512_f32)_mm512_cvtph_ps((__m256i)(v)))
+#define FUSED(a, b, c) FUSE(a, b, c)
 #define FLOAT_TO_HALF(v) ((avx512_half)_mm512_cvtps_ph((__m512)(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
 #include "kernels_body.h"
 #endif
@@ -119,9 +128,9 @@ static int use(const Kernel *kernels, const char *name) {
 int use_instructions(const char *name) {
 #ifdef X86_SETS
     int wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
     if (wide && (!name || !strcmp(name, "avx512"))) return use(avx512_kernels, "avx512");
-    int middle = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+    int middle = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("fma");
     if (middle && (!name || !strcmp(name, "avx2"))) return use(avx2_kernels, "avx2");
 #endif
     if (!name || !strcmp(name, "generic")) return use(generic_kernels, "generic");

@@ -1,7 +1,8 @@
 /* The combines for one set of instructions. Included by kernels.c once per set, with
  *   TARGET       the function attribute,       NAME(x)  the name of x in this set,
  *   VBYTES       bytes of a vector register,
- *   HALF_TO_FLOAT(v), FLOAT_TO_HALF(v)         vectors of VBYTES / 4 halves and floats.
+ *   HALF_TO_FLOAT(v), FLOAT_TO_HALF(v)         vectors of VBYTES / 4 halves and floats,
+ *   FUSED(a, b, c)                             a * b + c, rounded once where the set can.
  * Each combine goes once through memory, four registers of every source at a time, whatever their number. */
 
 #define VECTOR(type, name) typedef type NAME(name) __attribute__((vector_size(VBYTES), aligned(1), may_alias))
@@ -117,7 +118,7 @@ INLINE NAME(f32) NAME(float16_round)(NAME(f32) v) { return HALF_TO_FLOAT(FLOAT_T
 HALVES(float16)
 HALVES(bfloat16)
 
-/* Complex products, one number after the other; sums are sums of twice as many floats. */
+/* Complex products, one number after the other and fused as numpy does; sums are sums of twice as many floats. */
 #define COMPLEX(name, type)                                                                                          \
     TARGET static void NAME(name)(char *const *to, int tos, const char *const *from, int froms, size_t bytes) {      \
         for (size_t at = 0; at < bytes; at += 2 * sizeof(type)) {                                                    \
@@ -125,8 +126,8 @@ HALVES(bfloat16)
             memcpy(a, from[0] + at, sizeof a);                                                                       \
             for (int s = 1; s < froms; s++) {                                                                        \
                 memcpy(b, from[s] + at, sizeof b);                                                                   \
-                type real = a[0] * b[0] - a[1] * b[1];                                                               \
-                a[1] = a[0] * b[1] + a[1] * b[0];                                                                    \
+                type real = FUSED(a[0], b[0], -(a[1] * b[1]));                                                       \
+                a[1] = FUSED(a[0], b[1], a[1] * b[0]);                                                               \
                 a[0] = real;                                                                                         \
             }                                                                                                        \
             for (int s = 0; s < tos; s++) memcpy(to[s] + at, a, sizeof a);                                           \
@@ -156,6 +157,7 @@ static const Kernel NAME(kernels)[] = {
 #undef VBYTES
 #undef HALF_TO_FLOAT
 #undef FLOAT_TO_HALF
+#undef FUSED
 #undef INLINE
 #undef COMBINE
 #undef IN_PLAIN
