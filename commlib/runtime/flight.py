@@ -143,6 +143,12 @@ class Recorder:
         kept = calls if last is None else calls[max(0, len(calls) - last) :]
         return FlightRecord(self.rank, self.ranks, kept, reason, self._waits(), socket.gethostname(), os.getpid(), now)
 
+    def close(self) -> None:
+        """Keep the record as it is now: the context goes."""
+        kept = self._records()
+        self._records, self._waits = lambda: kept, lambda: ""
+        _recorders.discard(self)
+
     def on_error(self, error: BaseException) -> None:
         """A call has failed: write the record where ``COMMLIB_FLIGHT`` says (once), and attach the last calls."""
         if self._on_error_done:

@@ -17,6 +17,7 @@ import torch
 from commlib.collectives import Buffer, Placement
 from commlib.errors import ExecutionError, SpecError
 from commlib.ir.algorithm import Algorithm
+from commlib.runtime.flight import FlightRecord, Recorder, listen
 from commlib.runtime.shm.context import REACH_NONE, REACH_READV, REACH_REGIONS, Context
 from commlib.runtime.shm.control import ENTERED
 from commlib.runtime.shm.load import load_context, native_is_built
@@ -84,7 +85,11 @@ class ShmSession:
         self._prepared: OrderedDict[Launch, Prepared] = OrderedDict()
         self._busy = threading.Lock()
         self._regions = Regions(self)
-        self._finalizer = weakref.finalize(self, _close, self.context, stall, os.getpid())
+        waits, tables = self.watch.waits, self.tables
+        self._recorder = Recorder(rank, ranks, self.context.records, lambda number: tables.get(number, ""), waits)
+        self.watch.on_error = self._recorder.on_error
+        listen()
+        self._finalizer = weakref.finalize(self, _close, self.context, stall, self._recorder, os.getpid())
 
     @classmethod
     def open(
@@ -230,6 +235,10 @@ class ShmSession:
         """Whether this rank's memory of ``size`` bytes there is registered."""
         return self._regions.holds(address, size)
 
+    def flight(self, last: int | None = None) -> FlightRecord:
+        """The last calls of this rank, with algorithm, bytes, state and times; see ``commlib.runtime.flight``."""
+        return self._recorder.record(last=last)
+
     @contextlib.contextmanager
     def _reporting(self) -> Iterator[None]:
         """Tell the others when a call fails that has begun; what was refused before that concerns nobody else."""
@@ -282,9 +291,15 @@ class _Stall:
         self.watch.on_stall(seconds, waits)
 
 
-def _close(context: Context, stall: _Stall, owner: int) -> None:
+def _close(context: Context, stall: _Stall, recorder: Recorder, owner: int) -> None:
     """Only in the process that opened the session: a fork of it has no say."""
+    recorder.close()
+    stall.watch.on_error = _forget
     context.close()
     stall.context = None  # they refer to each other no more, and go when the last planned call goes
     if os.getpid() == owner:
         stall.watch.close()
+
+
+def _forget(_error: BaseException) -> None:
+    """Keeps nothing."""
