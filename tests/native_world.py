@@ -73,7 +73,7 @@ class World:
         def guarded(rank: int) -> None:
             try:
                 work(rank)
-            except BaseException as error:  # noqa: BLE001
+            except BaseException as error:
                 errors.append(error)
 
         threads = [threading.Thread(target=guarded, args=(rank,)) for rank in range(self.ranks)]

@@ -89,6 +89,8 @@ static PyObject *context_new(PyTypeObject *type, PyObject *args, PyObject *keywo
         return PyErr_SetString(PyExc_ValueError, "rank, slice or records out of range"), NULL;
     Context *c = (Context *)type->tp_alloc(type, 0);
     if (!c) return NULL;
+    static uint64_t serial;
+    c->serial = ++serial;
     c->rank = rank, c->ranks = ranks, c->spins = spins, c->yields = yields;
     c->slice_ns = (int64_t)(slice * 1e9) + 1;
     c->n_records = records;

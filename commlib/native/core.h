@@ -9,6 +9,8 @@
 #include "layout.h"
 #include "wait.h"
 
+typedef struct Context Context;
+
 /* Where a threadblock is in this tile, and what it waits for if it does. */
 typedef struct {
     int32_t row, traced;
@@ -19,7 +21,8 @@ typedef struct {
 
 typedef struct {
     PyObject_HEAD
-    PyObject *context;
+    const Context *context; /* while the table is made: no reference, so that there is no cycle through it */
+    uint64_t owner;         /* the context's serial number */
     uint32_t number;
     int32_t blocks, reach, synchronizing, foreign;
     int64_t width, tiles, itemsize;
@@ -47,7 +50,7 @@ typedef struct {
     uint64_t size;
 } Region;
 
-typedef struct {
+struct Context {
     PyObject_HEAD
     int32_t rank, ranks, spins, yields;
     Layout layout;
@@ -62,7 +65,7 @@ typedef struct {
     uint8_t *rings;     /* [peer]: is in to_ring */
     Region *regions;
     int64_t n_regions;
-    uint64_t calls, epochs;
+    uint64_t serial, calls, epochs;
     int64_t texts[CALLS]; /* number of the table whose text stands in each board entry */
     int64_t slice_ns;
     int32_t synchronized, busy, broken, closed;
@@ -74,7 +77,7 @@ typedef struct {
     char *staging; /* for what is read out of other processes */
     int64_t staging_bytes;
     PyObject *on_stall, *on_mismatch, *trace, *spec_error;
-} Context;
+};
 
 typedef struct {
     PyObject_HEAD

@@ -53,16 +53,20 @@ int64_t ring_read(Context *c, int peer, char *to, int64_t bytes) {
     return bytes;
 }
 
-static int rings_changed(const Context *c) {
+/* Whether a ring has changed since it was last looked at; this looks at all of them. */
+static int rings_changed(Context *c) {
+    int changed = 0;
     for (int p = 0; p < c->ranks; p++) {
         if (p == c->rank) continue;
-        if (load_acquire(ring_of(c, c->rank, p).written) != c->ring_in[p]) return 1;
-        if (load_acquire(ring_of(c, p, c->rank).read) != c->ring_out[p]) return 1;
+        uint64_t written = load_acquire(ring_of(c, c->rank, p).written), read = load_acquire(ring_of(c, p, c->rank).read);
+        changed |= written != c->ring_in[p] || read != c->ring_out[p];
+        c->ring_in[p] = written;
+        c->ring_out[p] = read;
     }
-    return 0;
+    return changed;
 }
 
-/* Without the GIL. Whether a ring has changed since it was last read or written, within `timeout` seconds. */
+/* Without the GIL. Whether a ring changes within `timeout` seconds, or has since it was last looked at. */
 int wait_rings(Context *c, double timeout) {
     for (int i = 0; i < c->spins + c->yields; i++) {
         if (rings_changed(c)) return 1;

@@ -196,7 +196,7 @@ static Record *begin_record(Context *c, const Table *t) {
 
 static int may_run(const Context *c, const Table *t) {
     const char *why = NULL;
-    if (t->context != (const PyObject *)c) why = "the table belongs to another context";
+    if (t->owner != c->serial) why = "the table belongs to another context";
     if (c->busy) why = "another thread is in a call of this context";
     if (c->broken) why = "an earlier call of this context failed; open a new one";
     if (c->closed) why = "the context is closed";

@@ -82,7 +82,7 @@ static int read_arrays(Table *t, PyObject *r) {
 
 static int read_numbers(Table *t, PyObject *rank_table) {
     int64_t synchronizing, rank, ranks;
-    Context *c = (Context *)t->context;
+    const Context *c = t->context;
     if (number_of(rank_table, "width", &t->width) || number_of(rank_table, "tiles", &t->tiles) ||
         number_of(rank_table, "itemsize", &t->itemsize) || number_of(rank_table, "rank", &rank) ||
         number_of(rank_table, "ranks", &ranks) || number_of(rank_table, "synchronizing", &synchronizing))
@@ -109,7 +109,7 @@ static int64_t most(const Table *t, const Move *m) {
 }
 
 static int operand_fits(const Table *t, const Step *s, const Operand *o, int64_t elements, int is_source) {
-    const Context *c = (const Context *)t->context;
+    const Context *c = t->context;
     int64_t end = o->offset + elements * t->itemsize, room = INT64_MAX;
     int scratch = o->base == OWN_SCRATCH || (o->base >= PEERS && (o->base - PEERS) % 3 == 2);
     int message = o->base == MESSAGE_IN || o->base == MESSAGE_OUT;
@@ -124,7 +124,7 @@ static int operand_fits(const Table *t, const Step *s, const Operand *o, int64_t
 }
 
 static int move_fits(Table *t, const Step *s, const Move *m) {
-    const Context *c = (const Context *)t->context;
+    const Context *c = t->context;
     if (!within(m->source_low, m->destination_low, t->n_operands) || m->high < m->destination_low) return 0;
     int64_t from = m->destination_low - m->source_low, elements = most(t, m);
     if (m->high > t->n_operands || from < 1 || m->length < 0 || m->length > INT64_MAX / 64) return 0;
@@ -142,7 +142,7 @@ static int move_fits(Table *t, const Step *s, const Move *m) {
 }
 
 static int step_fits(Table *t, const Step *s) {
-    const Context *c = (const Context *)t->context;
+    const Context *c = t->context;
     if (s->kind < MOVE || s->kind > NOP) return 0;
     if (s->receive < NONE || s->receive >= t->n_receives || s->send < NONE || s->send >= t->n_sends) return 0;
     if ((s->receive >= 0 || s->send >= 0) && (s->message < 0 || s->message > c->layout.slot)) return 0;
@@ -163,7 +163,7 @@ static int step_fits(Table *t, const Step *s) {
 
 static int links_fit(const Table *t, const Link *links, int64_t count) {
     for (int64_t i = 0; i < count; i++)
-        if (!is_peer((const Context *)t->context, links[i].peer) || links[i].channel < 0 || links[i].channel >= CHANNELS)
+        if (!is_peer(t->context, links[i].peer) || links[i].channel < 0 || links[i].channel >= CHANNELS)
             return 0;
     return 1;
 }
@@ -182,7 +182,7 @@ static int check(Table *t) {
 
 /* The bases of other ranks' tensors, which each call must find anew. */
 static int note_tensors(Table *t) {
-    const Context *c = (const Context *)t->context;
+    const Context *c = t->context;
     uint8_t *seen = PyMem_Calloc((size_t)(PEERS + 3 * c->ranks), 1);
     t->tensors = PyMem_Calloc((size_t)(2 * c->ranks + 1), sizeof *t->tensors);
     if (!seen || !t->tensors) return PyMem_Free(seen), PyErr_NoMemory(), -1;
@@ -200,7 +200,8 @@ Table *table_new(Context *context, PyObject *rank_table, uint64_t fingerprint, P
     Table *t = PyObject_New(Table, &TableType);
     if (!t) return NULL;
     memset((char *)t + sizeof(PyObject), 0, sizeof *t - sizeof(PyObject));
-    t->context = Py_NewRef((PyObject *)context);
+    t->context = context;
+    t->owner = context->serial;
     t->number = context->tables;
     t->fingerprint = fingerprint;
     t->reach = reach;
@@ -212,6 +213,7 @@ Table *table_new(Context *context, PyObject *rank_table, uint64_t fingerprint, P
         return NULL;
     }
     context->tables++;
+    t->context = NULL;
     return t;
 }
 
@@ -220,7 +222,6 @@ static void table_free(Table *t) {
                      t->receives, t->threadblocks, t->tensors,  t->remote,  t->cursors,
                      t->addresses};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) PyMem_Free(parts[i]);
-    Py_XDECREF(t->context);
     PyObject_Free(t);
 }
 

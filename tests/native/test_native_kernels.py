@@ -98,7 +98,8 @@ def test_combines(dtype, combine, instructions):
                 assert_same(dtype, combine, target, wanted)
 
 
-def test_all_halves_convert(instructions):
+@pytest.mark.usefixtures("instructions")
+def test_all_halves_convert():
     """Every float16 and bfloat16 there is, plus another; and every one rounds as torch does."""
     everything = np.arange(1 << 16, dtype=np.uint16)
     for dtype in HALVES:
