@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from commlib.collectives import Buffer, Contribution, Placement
+from commlib.errors import AlgorithmError
 from commlib.ir.algorithm import Algorithm, Op, Span, Step, Threadblock
 
 Content = Counter[Contribution] | None
@@ -45,7 +46,12 @@ def interpret(algorithm: Algorithm, placement: Placement, pick: Pick, fifo_depth
     """Run the algorithm once. ``cut``: every step of count k moves k messages of one chunk, one after another.
 
     O(steps * threadblocks).
+
+    Raises:
+        AlgorithmError: it has one-sided steps, of which one interleaving shows little: their effects have times too.
     """
+    if algorithm.one_sided:
+        raise AlgorithmError(f"{algorithm.name} has one-sided steps; verify or execute it", algorithm=algorithm.name)
     machine = _Machine(algorithm, placement, fifo_depth, cut)
     blocks = [_Block(list(map(algorithm.step, tb.steps)), tb.send, tb.recv, tb.channel) for tb in _all(algorithm)]
     while movable := {(b.step.rank, b.step.threadblock): b for b in blocks if machine.can_move(b)}:

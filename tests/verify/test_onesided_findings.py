@@ -12,8 +12,9 @@ from commlib.algorithms import trace
 from commlib.collectives import Buffer, Placement, allgather, allreduce, custom
 from commlib.compiler import compile_trace
 from commlib.dsl import OneSidedProgram
+from commlib.errors import AlgorithmError
 from commlib.ir.algorithm import Algorithm
-from commlib.verify import Finding, FindingKind, Report, execute, synchronizing, verify
+from commlib.verify import Finding, FindingKind, Report, execute, interpret, synchronizing, verify
 from commlib.verify import events as events_module
 
 OUT, IN = Placement.OUT, Placement.IN
@@ -277,6 +278,11 @@ def test_contents_of_a_program_with_one_sided_steps() -> None:
     contents = execute(SAMPLES["direct_staged"](3), OUT)
     assert contents.counts(1, Buffer.SCRATCH, 3) == {(0, 1): 1, (1, 1): 1, (2, 1): 1}
     assert contents.counts(1, Buffer.SCRATCH, 1) == {(1, 1): 1}
+
+
+def test_one_interleaving_of_messages_is_not_what_interprets_one_sided_steps() -> None:
+    with pytest.raises(AlgorithmError, match="has one-sided steps"):
+        interpret(exchange(), OUT, min)
 
 
 def test_synchronizing() -> None:
