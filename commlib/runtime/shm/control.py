@@ -51,8 +51,9 @@ UTF-8 with a zero at its end. Written before STATE becomes failed; who reads it 
 FAILURE_BYTES = 9 * LINE
 STALL = 15 * LINE
 """u64 CLOCK_MONOTONIC in ns when the owner was last told that it makes no progress, then a bit for each peer (of the
-first ``STALL_RANKS``) that any of its threadblocks waits for: WHERE has only one of them."""
-STALL_RANKS = (LINE - 8) * 8
+first ``STALL_RANKS``) that any of its threadblocks waits for: WHERE has only one of them. The last bit says that it
+waits outside of calls, to send or receive."""
+STALL_RANKS = (LINE - 8) * 8 - 1
 BOARD = 16 * LINE
 BOARD_ENTRY = 3 * LINE
 """call u64, first epoch u64, fingerprint u64, input u64, output u64 (addresses or region << 48 | offset), then

@@ -54,7 +54,7 @@ def diagnose(mine: Situation, sights: Mapping[int, Sight], patience: Patience) -
     A cause of the kind ``gone`` or ``absent`` may have been found in the moment before the missing word came: it
     holds if it is found again after nothing has moved.
     """
-    reached = list(_reached(mine, sights, patience.recent))
+    reached = list(_reached(mine, sights, patience))
     found = [cause for rank in reached if (cause := _verdict(mine, rank, sights[rank], patience, sights)) is not None]
     other = _mismatch(mine, sights)
     if other is not None:
@@ -65,7 +65,7 @@ def diagnose(mine: Situation, sights: Mapping[int, Sight], patience: Patience) -
     return best if best is None else _agreed(best, sights)
 
 
-def _reached(mine: Situation, sights: Mapping[int, Sight], recent: int) -> Iterator[int]:
+def _reached(mine: Situation, sights: Mapping[int, Sight], patience: Patience) -> Iterator[int]:
     """The ranks that this one waits for, those that these wait for, and so on; nearest first."""
     queue, seen = list(mine.waits_for), {mine.rank}
     while queue:
@@ -75,7 +75,7 @@ def _reached(mine: Situation, sights: Mapping[int, Sight], recent: int) -> Itera
         seen.add(rank)
         yield rank
         if _goes_on(sights[rank]):
-            queue.extend(sights[rank].view.waits_for(recent))
+            queue.extend(sights[rank].view.waits_for(patience.recent, patience.late))
 
 
 def _goes_on(sight: Sight) -> bool:
@@ -94,7 +94,7 @@ def _verdict(mine: Situation, rank: int, sight: Sight, patience: Patience, sight
     if sight.condition == "stopped":
         stopped = Cause("stopped", rank, f"rank {rank} stopped: its process ({view.pid}) was stopped by a signal", me)
         return stopped if patience.stopped or patience.late else None
-    if view.waits_for(patience.recent):
+    if view.waits_for(patience.recent, patience.late):
         return None
     return _absence(mine, rank, view) if patience.late else _will_refuse(mine, view, sights)
 

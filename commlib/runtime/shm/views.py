@@ -41,7 +41,7 @@ _FAILURE = struct.Struct("<IiQiI")
 _WORD = struct.Struct("<Q")
 _HALF = struct.Struct("<I")
 _TEXT = FAILURE_BYTES - _FAILURE.size - 1
-_BITS = STALL_RANKS // 8
+_BITS = (STALL_RANKS + 1) // 8
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class View:
     """A rank's control area at one moment.
 
     ``entered``: calls begun; ``done``: epochs finished; ``stalled_at``: CLOCK_MONOTONIC in ns when it last found that
-    it makes no progress, and ``stalled_on`` the peers that it then waited for.
+    it makes no progress, and ``stalled_on`` the peers that it then waited for, if ``outside`` not in a call.
     """
 
     pid: int = 0
@@ -92,18 +92,22 @@ class View:
     failure: Failure | None = None
     stalled_at: int = 0
     stalled_on: tuple[int, ...] = ()
+    outside: bool = False
     board: tuple[Said, ...] = ()
 
     def said(self, call: int) -> Said | None:
         """The board entry of a call, if it is (still) there."""
         return next((entry for entry in self.board if entry.call == call and 0 < call <= self.entered), None)
 
-    def waits_for(self, recent: int) -> tuple[int, ...]:
-        """The ranks that this one waits for: all of them if it said so after ``recent`` ns, else the one in WHERE."""
+    def waits_for(self, recent: int, outside: bool) -> tuple[int, ...]:
+        """The ranks that this one waits for: all of them if it said so after ``recent`` ns, else the one in WHERE.
+
+        ``outside``: also what it waits for outside of calls, of which it does not say when it has come.
+        """
+        fresh = self.stalled_at >= recent
         if not self.where.kind:
-            return ()
-        fresh = self.stalled_at >= recent and self.where.peer in self.stalled_on
-        return self.stalled_on if fresh else (self.where.peer,)
+            return self.stalled_on if fresh and self.outside and outside else ()
+        return self.stalled_on if fresh and self.where.peer in self.stalled_on else (self.where.peer,)
 
 
 def control_at(address: int) -> memoryview:
@@ -114,6 +118,7 @@ def control_at(address: int) -> memoryview:
 def read_view(control: memoryview) -> View:
     """What stands in a control area. Reads 2 KB."""
     words = bytes(control[:AFTER_BOARD])
+    peers = _peers(words)
     _, _, _, _, pid, start, _ = _HEADER.unpack_from(words, HEADER)
     state = _HALF.unpack_from(words, STATE)[0]
     return View(
@@ -126,7 +131,8 @@ def read_view(control: memoryview) -> View:
         where=Where(*_WHERE.unpack_from(words, WHERE)),
         failure=_failure(words),
         stalled_at=_WORD.unpack_from(words, STALL)[0],
-        stalled_on=_peers(words),
+        stalled_on=tuple(peer for peer in peers if peer < STALL_RANKS),
+        outside=STALL_RANKS in peers,
         board=tuple(_entry(words, BOARD + number * BOARD_ENTRY) for number in range(CALLS)),
     )
 
@@ -175,9 +181,9 @@ def write_state(control: memoryview, state: str) -> None:
     _HALF.pack_into(control, STATE, STATES.index(state))
 
 
-def write_stall(control: memoryview, now: int, peers: Iterable[int]) -> None:
+def write_stall(control: memoryview, now: int, peers: Iterable[int], outside: bool = False) -> None:
     """Say in the own control area that nothing moves, at ``now`` ns, and which peers are waited for."""
-    bits = 0
+    bits = outside << STALL_RANKS
     for peer in peers:
         bits |= 1 << peer if 0 <= peer < STALL_RANKS else 0
     control[STALL + 8 : STALL + 8 + _BITS] = bits.to_bytes(_BITS, "little")

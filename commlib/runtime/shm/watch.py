@@ -209,7 +209,7 @@ class Watch:
         """Say that nothing moves; look at the others if it is time to, and end the call if the cause is known."""
         now = self._clock()
         peers = tuple(dict.fromkeys(wait[3] for wait in waits if wait[3] >= 0))
-        write_stall(self._own, int(now * 1e9), peers)
+        write_stall(self._own, int(now * 1e9), peers, during.call is None)
         late = now >= stall.began + during.timeout - min(MARGIN, 0.2 * during.timeout)
         if not late and now < stall.looked + self._pause(stall):
             return

@@ -24,19 +24,21 @@ def test_a_failure_is_read_as_it_was_written_and_a_torn_one_is_none() -> None:
 
 def test_a_long_text_stays_in_its_words() -> None:
     control = memoryview(bytearray(AFTER_BOARD))
-    write_stall(control, 77, (1, 447))
+    write_stall(control, 77, (1, 446))
     write_failure(control, Cause("gone", 1, "x" * 5000, 0), 1)
     view = read_view(control)
     assert view.failure is not None
     assert view.failure.cause.text == "x" * (FAILURE_BYTES - 25)
-    assert (view.stalled_at, view.stalled_on) == (77, (1, 447))
+    assert (view.stalled_at, view.stalled_on) == (77, (1, 446))
     assert not any(control[STALL + 64 :])
 
 
 def test_peers_that_have_no_bit_are_left_out() -> None:
     control = memoryview(bytearray(AFTER_BOARD))
-    write_stall(control, 5, (448, 3, -1))
-    assert read_view(control).stalled_on == (3,)
+    write_stall(control, 5, (447, 3, -1))
+    assert (read_view(control).stalled_on, read_view(control).outside) == ((3,), False)
+    write_stall(control, 5, (3,), outside=True)
+    assert (read_view(control).stalled_on, read_view(control).outside) == ((3,), True)
 
 
 def test_the_words_are_where_the_layout_says() -> None:

@@ -352,3 +352,16 @@ def test_a_look_costs_little() -> None:
         areas.now += 0.01
         watch.on_stall(areas.now - begun, waits)
     assert 10 < len(looks) < 60
+
+
+def test_a_rank_that_is_late_because_it_receives_from_a_late_rank_is_followed_when_time_is_up() -> None:
+    areas = entered(3)
+    areas.enter(0, 6)
+    receives = areas.watch(1, timeout=100.0)
+
+    def still_receives(seconds: float) -> None:
+        receives.on_ring_stall(seconds, [2], "a receive from rank 2 (tag 5)", 100.0)
+
+    with pytest.raises(PeerFailedError, match="rank 2 never came to call 6") as caught:
+        stall(areas, areas.watch(0), [1], 10.0, still_receives)
+    assert caught.value.fields["peer"] == 1
