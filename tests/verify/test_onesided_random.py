@@ -9,8 +9,10 @@ from functools import cache
 from itertools import combinations, pairwise, permutations
 
 import pytest
+from hypothesis import given, settings
 from onesided_machine import Machine, runs
 from onesided_plans import Block, Plan, Row
+from onesided_strategies import one_sided_algorithms
 
 from commlib.collectives import Buffer, Placement, custom
 from commlib.ir.algorithm import Algorithm, Op, Step
@@ -288,19 +290,29 @@ def as_executed(machine: Machine) -> bool:
     return machine.ended
 
 
-@pytest.mark.parametrize("signals", [0.2, 0.5])
+@pytest.mark.parametrize("signals", [0.35, 0.5])
 def test_what_has_no_race_gives_the_same_in_every_run(signals: float) -> None:
     rng, seen = random.Random(5), Counter()
-    while seen["none"] < 100:
+    while seen["none"] < 50:
         algorithm = random_plan(rng, signals, (2, 4, 8, 16)).build()
         bad = {FindingKind.MATCH, FindingKind.CONNECTION, FindingKind.DEADLOCK}
-        if algorithm is None or bad & {finding.kind for finding in verify(algorithm).findings}:
+        report = None if algorithm is None else verify(algorithm)
+        if report is None or bad & {finding.kind for finding in report.findings}:
             continue
         for placement in Placement:
-            if reported_races(verify(algorithm, [placement]), placement):
-                seen["differs"] += seen["race"] < 50 and not all(runs(algorithm, placement, 3, 20, as_executed))
+            if reported_races(report, placement):
+                seen["differs"] += seen["race"] < 25 and not all(runs(algorithm, placement, 3, 20, as_executed))
                 seen["race"] += 1
             else:
                 assert all(runs(algorithm, placement, 3, 10, as_executed))
                 seen["none"] += 1
-    assert seen["differs"] >= 5, seen
+    assert seen["differs"] >= 3, seen
+
+
+@settings(max_examples=150, deadline=None)
+@given(one_sided_algorithms())
+def test_whatever_an_algorithm_does_it_is_judged(algorithm: Algorithm) -> None:
+    report = verify(algorithm)
+    assert report.as_json()["ok"] == report.ok
+    assert report.text().startswith(algorithm.name)
+    assert not (synchronizing(algorithm) and report.smallest_fifo_depth is None)
