@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from commlib.algorithms.entry import chunk_per_rank
-from commlib.algorithms.onesided import DirectEntry
+from commlib.algorithms.onesided import LARGE, DirectEntry
 from commlib.dsl import OneSidedProgram
 from commlib.dsl.onesided import ThreadblockWriter
 
@@ -253,6 +253,22 @@ def staged_reduce(k: OneSidedProgram) -> None:
             block.get(k.scratch(p)[p], k.output(r)[p])
 
 
+def shared_reduce(k: OneSidedProgram) -> None:
+    """In the tensors themselves: rank r combines shard r of all inputs and stores it to the root's output.
+
+    Chunks: N. Two synchronisations. All ranks share the work. Bytes: N S read and S written, by all together. No
+    scratch.
+    """
+    n, root = k.ranks, k.collective.root or 0
+    for r in range(n):
+        block, others = k.threadblock(r), _others(n, r)
+        _tell(block, others)
+        _hear(block, others)
+        block.read_reduce_store([k.input(p)[r] for p in range(n)], [k.output(root)[r]])
+        _tell(block, others)
+        _hear(block, others)
+
+
 def staged_gather(k: OneSidedProgram) -> None:
     """All show their shards to the root, which fetches them.
 
@@ -268,6 +284,24 @@ def staged_gather(k: OneSidedProgram) -> None:
     for r in _others(n, root):
         block.wait(r)
         block.get(k.scratch(r)[0], k.output(root)[r])
+
+
+def shared_gather(k: OneSidedProgram) -> None:
+    """The root fetches all shards out of the inputs themselves.
+
+    Chunks: 1. Two synchronisations with the root. Each byte is copied once. No scratch.
+    """
+    root, n = k.collective.root or 0, k.ranks
+    for r in _others(n, root):
+        block = k.threadblock(r)
+        block.signal(root)
+        block.wait(root)
+    block = k.threadblock(root)
+    block.copy(k.input(root)[0], k.output(root)[root])
+    for r in _others(n, root):
+        block.wait(r)
+        block.get(k.input(r)[0], k.output(root)[r])
+        block.signal(r)
 
 
 def staged_scatter(k: OneSidedProgram) -> None:
@@ -287,21 +321,43 @@ def staged_scatter(k: OneSidedProgram) -> None:
         block.get(k.scratch(root)[r], k.output(r)[0])
 
 
+def shared_scatter(k: OneSidedProgram) -> None:
+    """Each rank fetches its shard out of the root's input.
+
+    Chunks: 1. Two synchronisations with the root. Each byte is copied once. No scratch.
+    """
+    root, n = k.collective.root or 0, k.ranks
+    block, others = k.threadblock(root), _others(n, root)
+    _tell(block, others)
+    block.copy(k.input(root)[root], k.output(root)[0])
+    _hear(block, others)
+    for r in others:
+        block = k.threadblock(r)
+        block.wait(root)
+        block.get(k.input(root)[r], k.output(r)[0])
+        block.signal(root)
+
+
 ENTRIES = (
-    DirectEntry("allreduce", "one_shot", one_shot_allreduce),
-    DirectEntry("allreduce", "staged", staged_allreduce, chunk_per_rank),
-    DirectEntry("allreduce", "shared", shared_allreduce, chunk_per_rank),
+    DirectEntry("allreduce", "one_shot", one_shot_allreduce, ("small",)),
+    DirectEntry("allreduce", "staged", staged_allreduce, LARGE, chunk_per_rank),
+    DirectEntry("allreduce", "shared", shared_allreduce, LARGE, chunk_per_rank),
     DirectEntry("allgather", "staged", staged_allgather),
-    DirectEntry("allgather", "shared", shared_allgather),
+    DirectEntry("allgather", "shared", shared_allgather, LARGE),
     DirectEntry("reducescatter", "staged", staged_reducescatter),
-    DirectEntry("reducescatter", "shared", shared_reducescatter),
+    DirectEntry("reducescatter", "shared", shared_reducescatter, LARGE),
     DirectEntry("alltoall", "staged", staged_alltoall),
-    DirectEntry("alltoall", "shared", shared_alltoall, placement="out"),
+    DirectEntry("alltoall", "shared", shared_alltoall, LARGE, placement="out"),
     DirectEntry("alltoallv", "staged", staged_alltoall),
+    DirectEntry("alltoallv", "shared", shared_alltoall, LARGE, placement="out"),
     DirectEntry("broadcast", "staged", staged_broadcast),
-    DirectEntry("broadcast", "shared", shared_broadcast),
-    DirectEntry("reduce", "one_shot", one_shot_reduce),
-    DirectEntry("reduce", "staged", staged_reduce, chunk_per_rank),
+    DirectEntry("broadcast", "shared", shared_broadcast, LARGE),
+    DirectEntry("reduce", "one_shot", one_shot_reduce, ("small",)),
+    DirectEntry("reduce", "staged", staged_reduce, LARGE, chunk_per_rank),
+    DirectEntry("reduce", "shared", shared_reduce, LARGE, chunk_per_rank),
     DirectEntry("gather", "staged", staged_gather),
+    DirectEntry("gather", "shared", shared_gather, LARGE),
     DirectEntry("scatter", "staged", staged_scatter),
+    DirectEntry("scatter", "shared", shared_scatter, LARGE),
 )
+"""Every one-sided program of the library."""

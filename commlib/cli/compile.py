@@ -154,11 +154,13 @@ def _program(source: str, request: Request) -> Trace | Algorithm:
         if path.suffix.lower() in (".xml", ".json", ".txt"):
             raise FormatError(f"{path}: compiled already; compile takes a .py file or a library name", file=source)
         return program_of_file(path, request)
-    return _library_trace(source, request)
+    return _library_program(source, request)
 
 
-def _library_trace(name: str, request: Request) -> Trace:
-    """The trace of a library algorithm; refuses the options that only a function of a file obeys."""
+def _library_program(name: str, request: Request) -> Trace | Algorithm:
+    """A library algorithm, traced or written out; refuses the options that only a function of a file obeys."""
+    from commlib.algorithms import DirectEntry, build
+
     entry = library_entry(name, request.collective)
     settings: dict[str, Any] = dict(request.settings)
     pointless = [option for option in ("chunks", "function") if getattr(request, option) is not None]
@@ -167,6 +169,10 @@ def _library_trace(name: str, request: Request) -> Trace:
         raise SpecError(f"{name} fixes its own {', '.join(pointless)}; these options are for FILE.py", algorithm=name)
     if request.ranks is None:
         raise SpecError(f"on how many ranks? Give --ranks N to compile {name}", algorithm=name)
+    if isinstance(entry, DirectEntry):
+        if settings:
+            raise SpecError(f"{name} is written out step by step; {min(settings)} is for what is compiled")
+        return build(entry.collective, entry.name, request.ranks, request.root, **request.parameters)
     values: dict[str, Any] = entry.values(request.parameters)
     return entry.trace(request.ranks, root=request.root, **settings, **values)
 

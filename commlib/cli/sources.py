@@ -12,7 +12,7 @@ from commlib.cli.console import counted
 from commlib.errors import FormatError, SpecError
 
 if TYPE_CHECKING:
-    from commlib.algorithms import Entry
+    from commlib.algorithms import DirectEntry, Entry
     from commlib.collectives import Collective, Placement
     from commlib.ir.algorithm import Algorithm
 
@@ -79,18 +79,16 @@ def parse_conditions(text: str | None, ranks: Callable[[], int] | None = None) -
     return text
 
 
-def library_entry(name: str, collective: Collective | str | None) -> Entry:
+def library_entry(name: str, collective: Collective | str | None) -> Entry | DirectEntry:
     """A library algorithm, by its full name ("ring_allreduce") or, with a collective's name, its own ("ring").
 
     Raises:
         SpecError: no such algorithm, or the collective is a user's own.
     """
-    from commlib.algorithms import find, lookup
+    from commlib.algorithms import entry_of
 
-    if collective is None:
-        return find(name)
-    if isinstance(collective, str):
-        return lookup(collective, name)
+    if collective is None or isinstance(collective, str):
+        return entry_of(name, collective)
     raise SpecError(f"{name} is in the library, which has none for {collective.name}", algorithm=name)
 
 
@@ -107,13 +105,13 @@ def library_algorithm(
         SpecError: no such algorithm, or it does not run on so many ranks.
         typer.BadParameter: the number of ranks is missing.
     """
-    from commlib.compiler import compile_trace
+    from commlib.algorithms import build
 
     entry = library_entry(name, collective)
     if ranks is None:
         raise typer.BadParameter(f"{name} is compiled for a number of ranks: give it with --ranks")
-    values: dict[str, Any] = entry.values(parameters or {})
-    return compile_trace(entry.trace(ranks, root=root, **values))
+    values: dict[str, Any] = dict(parameters or {})
+    return build(entry.collective, entry.name, ranks, root, **values)
 
 
 def resolve(

@@ -208,14 +208,23 @@ def test_a_plugin_is_imported_only_when_called(cli, plugin, monkeypatch):
 
 
 def test_algorithms_lists_the_library(cli, cli_json):
-    from commlib.algorithms import ALGORITHMS
+    from commlib.algorithms import ALGORITHMS, DIRECT
 
     text = cli("algorithms").stdout
     status, document = cli_json("algorithms")
+    listed, entries = document["algorithms"], [*ALGORITHMS, *DIRECT]
     assert status == 0
-    assert [entry["name"] for entry in document["algorithms"]] == [entry.full_name for entry in ALGORITHMS]
-    for entry in ALGORITHMS:
+    assert [entry["name"] for entry in listed] == [entry.full_name for entry in entries]
+    assert [entry["steps"] for entry in listed] == ["messages"] * len(ALGORITHMS) + ["one-sided"] * len(DIRECT)
+    for entry in entries:
         assert f"\n{entry.full_name} " in text
+
+
+def test_one_sided_library_programs_are_compiled_by_name(cli, tmp_path):
+    path = tmp_path / "staged.json"
+    assert cli("compile", "staged_allreduce", "-n", "3", "-o", str(path)).exit_code == 0
+    assert "proved" in cli("verify", str(path)).stdout
+    assert "is for what is compiled" in cli("compile", "staged_allreduce", "-n", "3", "--instances", "2").stderr
 
 
 def test_algorithms_of_one_collective(cli, cli_json):
