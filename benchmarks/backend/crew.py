@@ -1,0 +1,180 @@
+"""Crews: the ranks of one peer, started once and asked again and again; the controller's side."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from peer import ADDRESS
+
+HERE = Path(__file__).resolve().parent
+CLOSING = 5.0
+"""Seconds that a crew has to end by itself."""
+
+
+class CrewLostError(Exception):
+    """A crew did not start, died, or did not answer in time."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to start a crew: one command for all ranks (``mpiexec``), or, without a launcher, one for each rank."""
+
+    name: str
+    worker: str
+    python: str = sys.executable
+    launcher: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def commands(self, ranks: int) -> list[tuple[list[str], dict[str, str]]]:
+        """Commands with what each adds to the environment."""
+        worker = [self.python, str(HERE / self.worker)]
+        if self.launcher:
+            return [([*self.launcher, "-n", str(ranks), *worker], {})]
+        return [(worker, {"RANK": str(rank), "WORLD_SIZE": str(ranks)}) for rank in range(ranks)]
+
+
+def torch_recipe(name: str, **environment: str) -> Recipe:
+    """A crew with torch, gloo on loopback."""
+    return Recipe(name, "torch_peer.py", environment={"GLOO_SOCKET_IFNAME": "lo", **environment})
+
+
+def mpi_recipes(folder: Path | None, ranks: int) -> Iterator[Recipe]:
+    """The MPIs whose virtual environments are in ``folder``, with shared memory only and the best settings found.
+
+    With more ranks than cores, spinning has to give way: Open MPI yields by itself, Intel MPI is told to.
+    """
+    crowded = ranks > (os.cpu_count() or 1)
+    root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_btl": "self,sm"}
+    intel = {"I_MPI_FABRICS": "shm", **({"I_MPI_THREAD_YIELD": "2"} if crowded else {})}
+    flags: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
+        "openmpi": (("--oversubscribe", "--bind-to", "none"), root),
+        "mpich": (("-iface", "lo"), {}),
+        "impi": (("-iface", "lo"), intel),
+    }
+    for name, (options, environment) in flags.items():
+        if folder is not None and (folder / name / "bin" / "mpiexec").exists():
+            home = (folder / name).resolve() / "bin"
+            path = {"PATH": f"{home}:{os.environ['PATH']}"}
+            yield Recipe(
+                name, "mpi_peer.py", str(home / "python"), (str(home / "mpiexec"), *options), {**environment, **path}
+            )
+
+
+class Crew:
+    """The processes of a recipe and a socket to each of its ranks; a context manager."""
+
+    def __init__(self, recipe: Recipe, ranks: int, timeout: float = 90.0) -> None:
+        """Start it.
+
+        Raises:
+            CrewLostError: it did not come within ``timeout`` seconds.
+        """
+        self.recipe, self.ranks, self.timeout = recipe, ranks, timeout
+        self._folder = Path(tempfile.mkdtemp(prefix="commlib-bench-"))
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._streams: list[Any] = []
+        self._connections: list[socket.socket] = []
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self) -> None:
+        address = str(self._folder / "socket")
+        common = {**os.environ, "OMP_NUM_THREADS": "1", ADDRESS: address, "STORE": str(self._folder / "store")}
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(address)
+            listener.listen(self.ranks)
+            listener.settimeout(self.timeout)
+            for command, extra in self.recipe.commands(self.ranks):
+                environment = {**common, **self.recipe.environment, **extra}
+                self._processes.append(self._spawn(command, environment))
+            hellos = [self._accept(listener) for _ in range(self.ranks)]
+        order = sorted(range(self.ranks), key=lambda index: hellos[index]["rank"])
+        self._streams = [self._streams[index] for index in order]
+        self.subjects: list[str] = hellos[0]["subjects"]
+        self.versions: dict[str, str] = hellos[0]["versions"]
+
+    def _spawn(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        with (self._folder / "log").open("ab") as log:
+            return subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def _accept(self, listener: socket.socket) -> Any:
+        try:
+            connection, _ = listener.accept()
+        except TimeoutError:
+            raise self._lost("did not start") from None
+        connection.settimeout(self.timeout)
+        self._streams.append(connection.makefile("rw"))
+        self._connections.append(connection)
+        return json.loads(self._line(self._streams[-1]))
+
+    def _line(self, stream: Any) -> str:
+        try:
+            line: str = stream.readline()
+        except OSError:
+            raise self._lost("did not answer in time") from None
+        if not line:
+            raise self._lost("died")
+        return line
+
+    def _lost(self, what: str) -> CrewLostError:
+        with contextlib.suppress(OSError):
+            log = (self._folder / "log").read_text(errors="replace").strip().splitlines()
+            what += ": " + " | ".join(log[-3:]) if log else ""
+        return CrewLostError(f"{self.recipe.name} on {self.ranks} ranks {what}")
+
+    def ask(self, do: str, within: float | None = None, **request: Any) -> list[Any]:
+        """Ask all ranks; their answers by rank. ``within``: seconds, if not those that the crew had to start.
+
+        Raises:
+            CrewLostError: a rank died or did not answer; the crew cannot be used any more.
+        """
+        seconds = within or self.timeout
+        text = json.dumps({"do": do, "timeout": seconds, **request}) + "\n"
+        for connection in self._connections:
+            connection.settimeout(seconds)
+        try:
+            for stream in self._streams:
+                stream.write(text)
+                stream.flush()
+        except OSError:
+            raise self._lost("died") from None
+        return [json.loads(self._line(stream)) for stream in self._streams]
+
+    def close(self) -> None:
+        """End all processes."""
+        for stream, connection in zip(self._streams, self._connections, strict=True):
+            with contextlib.suppress(OSError):
+                stream.close()
+            connection.close()
+        deadline = time.monotonic() + CLOSING
+        for process in self._processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()

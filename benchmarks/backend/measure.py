@@ -1,0 +1,187 @@
+"""Measuring: all crews of a number of ranks, cell by cell, in rounds, so that noise meets every peer alike."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from statistics import median
+from typing import Any
+
+from cells import LARGEST, Cell
+from crew import Crew, CrewLostError, Recipe
+
+BATCH_SECONDS = 0.003
+"""What a batch should last: long enough for a late start of a rank to matter little."""
+MOST_CALLS = 10_000
+READ_BYTES = 128 << 20
+READ_SECONDS = 0.1
+
+
+def p10(values: Sequence[float]) -> float:
+    """The tenth percentile: the second lowest of ten to nineteen."""
+    return sorted(values)[len(values) // 10]
+
+
+@dataclass
+class Record:
+    """Times in seconds per call, of the slowest rank, of the batches of one subject in one cell.
+
+    ``condition``: "cells", "limit", or of the part "busy": "quiet" and "busy".
+    """
+
+    crew: str
+    subject: str
+    collective: str
+    ranks: int
+    bytes: int
+    condition: str = "cells"
+    calls: int = 1
+    right: bool = True
+    times: list[float] = field(default_factory=list)
+
+    def summary(self) -> dict[str, Any]:
+        """The record with its percentiles instead of its times."""
+        found = asdict(self)
+        times = found.pop("times")
+        return {**found, "batches": len(times), "p10": p10(times), "median": median(times)}
+
+
+class Table:
+    """Crews of a number of ranks; a crew that is lost is started once more, then left out."""
+
+    def __init__(self, recipes: Sequence[Recipe], ranks: int, say: Callable[[str], None]) -> None:
+        self.ranks, self._say = ranks, say
+        self.crews: dict[str, Crew] = {}
+        self._recipes = {recipe.name: recipe for recipe in recipes}
+        self._lives = dict.fromkeys(self._recipes, 2)
+        self.lost: list[str] = []
+        self.versions: dict[str, dict[str, str]] = {}
+
+    def __enter__(self) -> Table:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for crew in self.crews.values():
+            crew.close()
+
+    def start(self) -> None:
+        """Start the crews that are not running."""
+        for name, recipe in self._recipes.items():
+            if name not in self.crews and self._lives[name]:
+                self._lives[name] -= 1
+                with self._losing(name):
+                    self.crews[name] = Crew(recipe, self.ranks)
+                    self.versions[name] = self.crews[name].versions
+
+    @contextlib.contextmanager
+    def _losing(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except CrewLostError as error:
+            self.lost.append(str(error))
+            self._say(f"lost: {error}")
+            if name in self.crews:
+                self.crews.pop(name).close()
+
+    def cell(self, cell: Cell, rounds: int) -> list[Record]:
+        """Measure a cell: every crew in each round."""
+        self.start()
+        records = {name: self._begin(name, cell) for name in list(self.crews)}
+        for _ in range(rounds):
+            for name in list(self.crews):
+                with self._losing(name):
+                    self.batches(name, records[name], 1)
+        for name in list(self.crews):
+            with self._losing(name):
+                self._judge(name, records[name])
+        return [record for name in self.crews for record in records[name] if record.times]
+
+    def _begin(self, name: str, cell: Cell) -> list[Record]:
+        """Make the cell's cases, and find how many calls a batch has."""
+        records: list[Record] = []
+        with self._losing(name):
+            crew = self.crews[name]
+            right = crew.ask("cell", **asdict(cell))
+            records = [Record(name, subject, **asdict(cell)) for subject in crew.subjects]
+            for record in records:
+                record.right = all(answer[record.subject] for answer in right)
+            for _ in range(3):  # a single call is mostly the ranks' late start: the first guess is far too low
+                self.batches(name, records, 2)
+                for record in records:
+                    record.calls = max(1, min(MOST_CALLS, int(BATCH_SECONDS / min(record.times))))
+                    record.times.clear()
+        return records
+
+    def batches(self, name: str, records: Sequence[Record], count: int) -> None:
+        """Measure ``count`` batches of each record's subject."""
+        answers = self.crews[name].ask("time", calls={r.subject: r.calls for r in records}, batches=count)
+        for record in records:
+            record.times += map(max, zip(*(answer[record.subject] for answer in answers), strict=True))
+
+    def _judge(self, name: str, records: Sequence[Record]) -> None:
+        """Look at the results once more."""
+        right = self.crews[name].ask("check")
+        for record in records:
+            record.right = record.right and all(answer[record.subject] for answer in right)
+
+    def busy(self, cell: Cell, rounds: int) -> list[Record]:
+        """The backend's call in a cell with and without another process on a core, in turn."""
+        self.start()
+        if "native" not in self.crews:
+            return []
+        found = [record for record in self._begin("native", cell) if record.subject == "commlib"]
+        quiet, loaded = ([replace(r, condition=condition, times=[]) for r in found] for condition in ("quiet", "busy"))
+        with self._losing("native"), spinner() as spin:
+            for _ in range(rounds):
+                self.batches("native", quiet, 1)
+                with spin():
+                    self.batches("native", loaded, 1)
+        return [record for record in (*quiet, *loaded) if record.times]
+
+    def reading(self, rounds: int) -> dict[str, Any]:
+        """Aggregate bytes per second at which all ranks read buffers beyond the cache; the better kernel's."""
+        rates: list[float] = []
+        with self._losing("native"):
+            for _ in range(rounds):
+                answers = self.crews["native"].ask("read", bytes=READ_BYTES, seconds=READ_SECONDS)
+                rates.append(max(sum(answer[kernel] for answer in answers) for kernel in answers[0]))
+        return {"ranks": self.ranks, "rates": rates}
+
+    def limited(self, rounds: int) -> tuple[dict[str, Any], list[Record]]:
+        """The memory's rate and the largest allreduce, in turn."""
+        cell, found = Cell("allreduce", self.ranks, LARGEST), {"ranks": self.ranks, "rates": []}
+        self.start()
+        begun = self._begin("native", cell) if "native" in self.crews else []
+        records = [replace(record, condition="limit") for record in begun]
+        for _ in range(rounds if records else 0):
+            found["rates"] += self.reading(1)["rates"]
+            with self._losing("native"):
+                self.batches("native", records, 2)
+        return found, [record for record in records if record.times]
+
+
+@contextlib.contextmanager
+def spinner() -> Iterator[Callable[[], contextlib.AbstractContextManager[None]]]:
+    """A process that wants the first core, stopped except within what it gives."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    os.sched_setaffinity(process.pid, {min(os.sched_getaffinity(0))})
+    os.kill(process.pid, signal.SIGSTOP)
+
+    @contextlib.contextmanager
+    def running() -> Iterator[None]:
+        os.kill(process.pid, signal.SIGCONT)
+        try:
+            yield
+        finally:
+            os.kill(process.pid, signal.SIGSTOP)
+
+    try:
+        yield running
+    finally:
+        process.kill()
+        process.wait()
