@@ -98,8 +98,13 @@ class Events:
                 kept[unit] = known
             if unit in wanted:
                 yield unit, known
+        yield from self._at_exits(entered, state)
+
+    def _at_exits(self, entered: list[int], state: list[int]) -> Iterator[tuple[int, int]]:
+        """The exits of all ranks: after the entry of the rank and the last units of its threadblocks."""
+        start = self._units.algorithm.rank_start.tolist()
         for rank, event in enumerate(self.exit.tolist()):
             known = entered[rank]
-            for block in range(int(a.rank_start[rank]), int(a.rank_start[rank + 1])):
+            for block in range(start[rank], start[rank + 1]):
                 known |= state[block]
             yield event, known
