@@ -12,7 +12,7 @@ import struct
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -206,7 +206,7 @@ class PythonContext:
         self._regions.pop((peer, number), None)
         if size:
             self._regions[peer, number] = (address, size)
-        self._replays.clear()
+        self._forget(0)
 
     def records(self) -> bytes:
         """The last calls, oldest first, one ``RECORD`` each."""
@@ -229,7 +229,10 @@ class PythonContext:
     def close(self) -> None:
         """Refuse all later calls."""
         self._refusal = self._refusal or "the context is closed"
-        self._replays.clear()
+        self._forget(0)
+        if self._busy.acquire(blocking=False):
+            self.__dict__.pop("links", None)  # they refer to each other: memory is free without a garbage collection
+            self._busy.release()
 
     def board_word(self, address: int, reach: int) -> int:
         """What stands in the board for a tensor of this rank.
@@ -301,11 +304,15 @@ class PythonContext:
         found = self._replays.get(key)
         if found is None:
             found = self._replays[key] = Replay(self, table, table.plan, (input, output))
-            while len(self._replays) > _REPLAYS:
-                self._replays.popitem(last=False)
+            self._forget(_REPLAYS)
         else:
             self._replays.move_to_end(key)
         return found
+
+    def _forget(self, kept: int) -> None:
+        """Drop all replays but those used last."""
+        while len(self._replays) > kept:
+            self._replays.popitem(last=False)[1].forget()
 
     def _call(self, replay: Replay) -> None:
         if not self._busy.acquire(blocking=False):
@@ -313,21 +320,21 @@ class PythonContext:
         try:
             if self._refusal:
                 raise RuntimeError(f"rank {self.rank}: {self._refusal}")
-            with self._recorded(replay.table):
-                self._enter(replay)
-                self._run(replay)
+            self._record(replay)
         finally:
             self._busy.release()
 
-    @contextlib.contextmanager
-    def _recorded(self, table: PythonTable) -> Iterator[None]:
+    def _record(self, replay: Replay) -> None:
+        """The call, with its flight record; after an error the context is unusable."""
+        table = replay.table
         self.calls += 1
         at = (self.calls - 1) % self._kept * RECORD.size
         began = time.monotonic_ns()
         RECORD.pack_into(self._records, at, self.calls, table.number, RUNNING, table.bytes, began, 0)
         state = FAILED
         try:
-            yield
+            self._enter(replay)
+            self._run(replay)
             state = DONE_WELL
         finally:
             if state == FAILED:

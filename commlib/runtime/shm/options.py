@@ -25,7 +25,8 @@ class ShmOptions:
         lane_bytes: of each of the two lanes of scratch of a rank, which are taken from memory at once.
         slot_bytes, depth: of a message, and messages in flight on a connection; taken when used.
         ring_bytes: of the ring between two ranks for send and recv; taken when used.
-        tile_bytes: what a step of a program with scratch or messages moves at most in a tile; 0 for no bound.
+        tile_bytes: what a step of a program with scratch or messages moves at most in a tile, so that what one rank
+            writes and another reads stays in the cache (measured: 256 KB to 1 MB are alike); 0 for no bound.
         spins, yields: how often a wait looks again at once, and after giving the core to others, before it sleeps;
             None: by the number of ranks and cores.
         slice_seconds: how long it sleeps before it looks for the reason of a delay.
@@ -41,7 +42,7 @@ class ShmOptions:
     slot_bytes: int = 256 << 10
     depth: int = 8
     ring_bytes: int = 256 << 10
-    tile_bytes: int = 0
+    tile_bytes: int = 512 << 10
     spins: int | None = None
     yields: int | None = None
     slice_seconds: float = 0.02

@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from commlib.errors import ExecutionError, SpecError
+from commlib.runtime.shm.context import Context
 from commlib.runtime.shm.memory import Mapping
 from commlib.runtime.shm.segment import anonymous_file, map_peer_file
 from commlib.runtime.table import (
@@ -37,9 +38,8 @@ from commlib.runtime.table import (
     RankTable,
 )
 
-if TYPE_CHECKING:
-    from commlib.runtime.shm.session import ShmSession
-
+Execute = Callable[[Any, int, int], None]
+"""Runs a context's table on tensors at two addresses, as ``ShmSession.execute``."""
 BLOB = 64
 """Bytes that each rank tells the others."""
 _OFFER = struct.Struct("<qqqq")
@@ -82,9 +82,8 @@ class _Own:
 class Regions:
     """The registered memory of all ranks, as one rank sees it."""
 
-    def __init__(self, session: ShmSession) -> None:
-        self._context, self._execute = session.context, session.execute
-        self._rank, self._ranks, self._pids = session.rank, session.ranks, session.pids
+    def __init__(self, rank: int, pids: Sequence[int], context: Context) -> None:
+        self._rank, self._ranks, self._pids, self._context = rank, len(pids), pids, context
         self._handle: Any = None
         self._own: list[_Own] = []
         self._mapped: dict[tuple[int, int], Mapping] = {}
@@ -98,45 +97,45 @@ class Regions:
         self._own.clear()
         self._mapped.clear()
 
-    def register(self, tensor: torch.Tensor) -> None:
+    def register(self, tensor: torch.Tensor, execute: Execute) -> None:
         """See ``ShmSession.register``."""
         storage = tensor.untyped_storage()
         known = next((own for own in self._own if own.address == storage.data_ptr() and own.size), None)
         if known is not None or not storage.nbytes():
-            self._share(known, -1)
+            self._share(execute, known, -1)
             return
         try:
             descriptor, size = storage._share_fd_cpu_()
         except RuntimeError as error:
-            self._share(None, -1, f"this tensor's storage cannot move to shared memory: {error}")
+            self._share(execute, None, -1, f"this tensor's storage cannot move to shared memory: {error}")
             return
-        self._share(_Own(len(self._own), storage.data_ptr(), size, storage), descriptor)
+        self._share(execute, _Own(len(self._own), storage.data_ptr(), size, storage), descriptor)
 
-    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    def empty(self, shape: Sequence[int], dtype: torch.dtype, execute: Execute) -> torch.Tensor:
         """See ``ShmSession.empty``."""
         size = math.prod(shape) * torch.empty(0, dtype=dtype).element_size()
         if not size:
-            self._share(None, -1)
+            self._share(execute, None, -1)
             return torch.empty(tuple(shape), dtype=dtype)
         try:
             descriptor = anonymous_file(size)
         except OSError as error:
-            self._share(None, -1, f"there is no shared memory of {size} bytes: {error}")
+            self._share(execute, None, -1, f"there is no shared memory of {size} bytes: {error}")
             raise
         try:
             mapping = Mapping(descriptor, size)
             mapping.populate(0, size)
-            self._share(_Own(len(self._own), mapping.address, size, mapping), descriptor)
+            self._share(execute, _Own(len(self._own), mapping.address, size, mapping), descriptor)
         finally:
             os.close(descriptor)
         return torch.from_numpy(np.asarray(mapping)).view(dtype).view(tuple(shape))
 
-    def _share(self, own: _Own | None, descriptor: int, trouble: str = "") -> None:
+    def _share(self, execute: Execute, own: _Own | None, descriptor: int, trouble: str = "") -> None:
         """Tell all ranks of a region (or of none), map theirs, and hear whether all could."""
         offer = (1, -1, 0, 0) if own is None else (1, own.number, descriptor, own.size)
-        offers = self._exchange((0, 0, 0, 0) if trouble else offer)
+        offers = self._exchange(execute, (0, 0, 0, 0) if trouble else offer)
         mapped = trouble or self._map_all(offers)
-        agreed = self._exchange((0 if mapped else 1, 0, 0, 0))
+        agreed = self._exchange(execute, (0 if mapped else 1, 0, 0, 0))
         failed = [rank for rank, answer in enumerate(agreed) if not answer[0]]
         if failed:
             why = mapped or f"rank(s) {', '.join(map(str, failed))} could not"
@@ -158,11 +157,11 @@ class Regions:
             self._context.region(peer, number, mapping.address, size)
         return ""
 
-    def _exchange(self, offer: tuple[int, int, int, int]) -> list[tuple[int, ...]]:
+    def _exchange(self, execute: Execute, offer: tuple[int, int, int, int]) -> list[tuple[int, ...]]:
         if self._handle is None:
             table = exchange_table(self._rank, self._ranks)
             self._handle = self._context.table(table, _FINGERPRINT, b"register memory", 0)
         mine, all_ = np.zeros(BLOB, np.uint8), np.zeros(BLOB * self._ranks, np.uint8)
         mine[: _OFFER.size] = np.frombuffer(_OFFER.pack(*offer), np.uint8)
-        self._execute(self._handle, mine.ctypes.data, all_.ctypes.data)
+        execute(self._handle, mine.ctypes.data, all_.ctypes.data)
         return [_OFFER.unpack_from(all_.data, rank * BLOB) for rank in range(self._ranks)]

@@ -101,6 +101,11 @@ class Replay:
                 self._known[lane, tile] = found
         return found
 
+    def forget(self) -> None:
+        """Drop what was made (and refers back to this): memory is free without a garbage collection."""
+        self._known.clear()
+        self._count = 0
+
     def keep(self, calls: list[Call]) -> bool:
         """Whether calls that were made on the way may be kept."""
         self._count += len(calls) + 1

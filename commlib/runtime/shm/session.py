@@ -84,7 +84,7 @@ class ShmSession:
         self.tables: dict[int, str] = {}
         self._prepared: OrderedDict[Launch, Prepared] = OrderedDict()
         self._busy = threading.Lock()
-        self._regions = Regions(self)
+        self._regions = Regions(rank, meeting.pids, self.context)
         waits, tables = self.watch.waits, self.tables
         self._recorder = Recorder(rank, ranks, self.context.records, lambda number: tables.get(number, ""), waits)
         self.watch.on_error = self._recorder.on_error
@@ -221,7 +221,7 @@ class ShmSession:
         Raises:
             SpecError: on all ranks, if any rank's tensor cannot be moved. ExecutionError: as ``run``.
         """
-        self._regions.register(tensor)
+        self._regions.register(tensor, self.execute)
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """A new tensor in registered memory, with undefined content; all ranks call this.
@@ -229,7 +229,7 @@ class ShmSession:
         Raises:
             SpecError: on all ranks, if any has no memory. ExecutionError: as ``run``.
         """
-        return self._regions.empty(shape, dtype)
+        return self._regions.empty(shape, dtype, self.execute)
 
     def is_registered(self, address: int, size: int) -> bool:
         """Whether this rank's memory of ``size`` bytes there is registered."""
