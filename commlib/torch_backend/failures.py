@@ -25,6 +25,8 @@ def as_torch(error: BaseException) -> BaseException:
         return error
     kind = next(known for known in (*_KINDS, CommlibError) if isinstance(error, known))
     both = _KINDS[kind](error.message, **error.fields)
+    for note in getattr(error, "__notes__", ()):
+        both.add_note(note)
     return both.with_traceback(error.__traceback__)
 
 

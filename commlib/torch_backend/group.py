@@ -147,11 +147,10 @@ class CommlibGroup(Identity):
         return self._issue("all_gather", job, opts, [listed])
 
     def allgather_coalesced(self, outputs: Any, inputs: Tensors, opts: Any = None, **named: Any) -> Work:
-        """Several ``allgather``; ``outputs[i]`` is the list of the i-th."""
+        """Several ``allgather``; ``outputs[r][i]`` is filled with rank r's i-th tensor."""
         opts = options_of(c10d.AllgatherOptions, opts, named)
-        size = self.size()
-        pairs = zip(outputs, inputs, strict=True)
-        jobs = [make.allgather(self._core, _listed(listed, size), given) for listed, given in pairs]
+        lists = zip(*_listed(outputs, self.size()), strict=True)
+        jobs = [make.allgather(self._core, listed, given) for listed, given in zip(lists, inputs, strict=True)]
         return self._issue("all_gather", in_turn(jobs), opts, outputs)
 
     def all_gather_single(self, output: Tensor, input: Tensor, opts: Any = None, **named: Any) -> Work:
@@ -297,7 +296,7 @@ def _key(kind: str, output: Tensor, input: Tensor, detail: int = 0) -> tuple[Any
     return (kind, detail, *addresses, output.numel(), input.numel(), output.dtype, input.dtype)
 
 
-def _listed(outputs: Tensors, ranks: int) -> Tensors:
+def _listed(outputs: Any, ranks: int) -> Any:
     if len(outputs) != ranks:
         raise SpecError(f"all_gather: the output list has {len(outputs)} tensors, not {ranks}")
     return outputs

@@ -21,13 +21,22 @@ from commlib.torch_backend.options import Options
 from commlib.torch_backend.point_to_point import GlooPointToPoint, PointToPoint
 from commlib.torch_backend.runner import Runner, SoloRunner
 from commlib.torch_backend.shared import SharedRunner
+from commlib.torch_backend.shared_messages import SharedPointToPoint
 
 
 class Opened:
-    """What a group runs on. ``store`` holds the group's own keys."""
+    """What a group runs on. ``store`` holds the group's own keys; ``session`` is there if all ranks share memory."""
 
-    def __init__(self, store: Any, rank: int, ranks: int, runner: Runner, messages: PointToPoint | None) -> None:
-        self.store, self.rank, self.ranks, self.runner = store, rank, ranks, runner
+    def __init__(
+        self,
+        store: Any,
+        rank: int,
+        ranks: int,
+        runner: Runner,
+        messages: PointToPoint | None,
+        session: ShmSession | None = None,
+    ) -> None:
+        self.store, self.rank, self.ranks, self.runner, self.session = store, rank, ranks, runner, session
         self._messages = messages
         self._splits = 0
 
@@ -107,11 +116,11 @@ def open_group(store: Any, rank: int, ranks: int, timeout: float, name: str, opt
         return Opened(own, rank, ranks, SoloRunner(), None)
     if options.transport != "gloo":
         with contextlib.suppress(ShmUnavailable) if options.transport == "auto" else contextlib.nullcontext():
-            return _over_shared_memory(own, rank, ranks, timeout, name, options)
+            return _over_shared_memory(own, rank, ranks, timeout, options)
     return _over_gloo(own, rank, ranks, timeout, name)
 
 
-def _over_shared_memory(store: Any, rank: int, ranks: int, timeout: float, name: str, options: Options) -> Opened:
+def _over_shared_memory(store: Any, rank: int, ranks: int, timeout: float, options: Options) -> Opened:
     """A session of all ranks.
 
     Raises:
@@ -119,8 +128,7 @@ def _over_shared_memory(store: Any, rank: int, ranks: int, timeout: float, name:
     """
     keys = c10d.PrefixStore("shm", store)
     session = ShmSession.open(keys, rank, ranks, options.shm, min(timeout, LONGEST))
-    group = gloo_group(store, rank, ranks, timeout, f"commlib-{name}-{id(store)}")
-    return Opened(store, rank, ranks, SharedRunner(session), GlooPointToPoint(group))
+    return Opened(store, rank, ranks, SharedRunner(session), SharedPointToPoint(session), session)
 
 
 def _over_gloo(store: Any, rank: int, ranks: int, timeout: float, name: str) -> Opened:
