@@ -197,17 +197,18 @@ def _offsets(form: Form, layout: ChunkLayout, itemsize: int, cut: Cut) -> tuple[
 
 
 def _joined(form: Form, lengths: Ints, offsets: Ints, itemsize: int) -> Flags:
-    """Whether each part goes on, with all its operands, where the part before it ends."""
+    """Whether each part goes on, with all its operands, where the part before it in its step ends; parts of a step
+    have the same bases."""
     if not form.part_chunk.any():
         return np.zeros(form.parts, dtype=bool)
     operands = np.diff(form.part_low)
     part = np.repeat(np.arange(form.parts), operands)
     before = np.maximum(np.arange(len(part)) - operands[part - 1], 0)
-    near = (form.base == form.base[before]) & (offsets == offsets[before] + lengths[part - 1] * itemsize)
+    near = offsets == offsets[before] + lengths[part - 1] * itemsize
     joined = np.logical_and.reduceat(near, form.part_low[:-1]) & ~form.part_apart
     joined[1:] &= (form.part_row[1:] == form.part_row[:-1]) & (lengths[:-1] > 0)
     joined[:1] = False
-    return joined & (lengths > 0)
+    return joined
 
 
 def _moves(form: Form, lengths: Ints, joined: Flags, places: tuple[Ints, Ints]) -> tuple[Rows, Rows]:

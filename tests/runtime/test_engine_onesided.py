@@ -2,10 +2,11 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from onesided_cases import ONE_SIDED, crossed, gets, one_shot, placements_of, puts, shared, window
+from onesided_cases import ONE_SIDED, crossed, gets, one_shot, placements_of, puts, shared, shifted, window
 
 from commlib.collectives import Buffer, Placement
 from commlib.errors import DeadlineError, ExecutionError, SpecError
@@ -19,6 +20,7 @@ from commlib.runtime.kernels import numpy_kernels
 from commlib.runtime.layout import ChunkLayout, message_lengths, plan_layout
 from commlib.runtime.local import LocalEndpoint, LocalNetwork
 from commlib.runtime.onesided import peers_of, refuse_unreachable
+from commlib.runtime.operations import transfer
 from commlib.runtime.plan import plan_rank
 from commlib.runtime.reference import first_first, last_first, random_order, run_local, simulate_run
 from commlib.verify import require
@@ -54,6 +56,9 @@ def run_threads(algorithm: Algorithm, inputs: list, layout: ChunkLayout, tile_by
         thread.start()
     for thread in threads:
         thread.join()
+    if layout.placement is Placement.OUT:
+        for (_, buffers), values in zip(launches, inputs, strict=True):
+            np.testing.assert_array_equal(buffers[Buffer.INPUT], values)
     return outputs
 
 
@@ -93,6 +98,25 @@ def test_the_cases_are_proved(algorithm: Algorithm) -> None:
 def test_sources_are_combined_from_left_to_right() -> None:
     huge = [np.array([1e16]), np.array([1.0]), np.array([-1e16])]
     assert [out.tolist() for out in run_local(one_shot(3), huge)] == [[0.0]] * 3
+
+
+def test_the_engine_combines_from_left_to_right_and_keeps_its_inputs() -> None:
+    layout = plan_layout(one_shot(3), Placement.OUT, 1)
+    plan = plan_rank(one_shot(3), layout, 0, 8, 64)
+    step = next(step for step in plan.blocks[0].steps if step.op is Op.READ_REDUCE)
+    arrays = [np.array([1e16]), np.array([0.0, 1.0, -1e16]), np.array([0.0, 1.0, -1e16]), np.array([7.0])]
+    transfer(numpy_kernels(np.dtype(np.float64), "sum"), step.one_sided, 0, step.overlaps, arrays)
+    assert [array.tolist() for array in arrays] == [[1e16], [0.0, 1.0, -1e16], [0.0, 1.0, -1e16], [0.0]]
+
+
+def test_a_step_that_overlaps_itself_reads_before_it_writes() -> None:
+    algorithm = replace(shifted(), placements=frozenset(Placement))
+    layout = plan_layout(algorithm, Placement.IN, 2)
+    plan = plan_rank(algorithm, layout, 0, 8, 1 << 10)
+    span = np.arange(6)
+    buffers = {Buffer.INPUT: span, Buffer.OUTPUT: span[2:], Buffer.SCRATCH: span[:0]}
+    execute(plan, buffers, LocalEndpoint(LocalNetwork(2), plan), KERNELS, time.monotonic() + 5)
+    assert span.tolist() == [0, 1, 0, 1, 2, 3]
 
 
 def test_alltoallv_by_puts() -> None:

@@ -6,7 +6,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onesided_cases import ONE_SIDED, both_sides, gets, one_shot, one_way, placements_of, puts, shifted, staged
+from onesided_cases import (
+    ONE_SIDED,
+    both_sides,
+    gets,
+    one_shot,
+    one_way,
+    placements_of,
+    puts,
+    shared,
+    shifted,
+    staged,
+    stores,
+)
 from runtime_algorithms import SMALL, direct_alltoall
 from table_machine import TableMachine
 
@@ -15,10 +27,10 @@ from commlib.algorithms.onesided import DirectEntry
 from commlib.collectives import Buffer, Placement, custom
 from commlib.ir.algorithm import Algorithm, Op
 from commlib.ir.builder import AlgorithmBuilder
-from commlib.runtime.layout import ChunkLayout, plan_layout
+from commlib.runtime.layout import ChunkLayout, chunk_lengths, message_lengths, plan_layout, slot_starts
 from commlib.runtime.reference import run_local
 from commlib.runtime.table import NOP, OWN_INPUT, OWN_SCRATCH, PEERS, RankTable
-from commlib.runtime.tabulate import NotTabulable, TableLimits, tabulate
+from commlib.runtime.tabulate import NotTabulable, TableLimits, cut_launch, tabulate
 from commlib.verify import synchronizing
 
 ROOMY = TableLimits(1 << 16, 1 << 16, 8, 32)
@@ -38,7 +50,7 @@ def buffers_of(layout: ChunkLayout, inputs: list[np.ndarray]) -> tuple[list[np.n
         for index, (start, length) in enumerate(layout.user_slots(rank, Buffer.INPUT)):
             at = first + layout.slot(rank, Buffer.INPUT, index)
             span[at : at + length] = values[start : start + length]
-        program_inputs.append(span[first:].view(np.uint8))
+        program_inputs.append(span[first : first + _size(layout, rank, Buffer.INPUT)].view(np.uint8))
         program_outputs.append(span[second:].view(np.uint8))
     return program_inputs, program_outputs
 
@@ -80,8 +92,11 @@ def check_tables(
         inputs = [generator.integers(-50, 50, size).astype(np.int32) for size in sizes]
         wanted = run_local(algorithm, inputs, placement=placement, elements=elements, **options)
         program_inputs, program_outputs = buffers_of(layout, inputs)
+        before = [array.tobytes() for array in program_inputs]
         machine.call(program_inputs, program_outputs)
         for rank in range(algorithm.ranks):
+            if placement is Placement.OUT:
+                assert program_inputs[rank].tobytes() == before[rank], "an input is never written"
             got, matters = user_output(layout, rank, program_outputs[rank]), matters_of(layout, rank)
             np.testing.assert_array_equal(got[matters], wanted[rank][matters], err_msg=f"rank {rank}")
     return tables
@@ -184,6 +199,75 @@ def test_moves_of_neighbours_are_joined_in_one_tile_only() -> None:
     assert cut.operands["stride"].tolist()[:4] == [64, 0, 64, 0]
 
 
+def test_steps_are_not_joined_to_each_other() -> None:
+    b = AlgorithmBuilder("copies", custom("mine", [2], [2], {}), [0])
+    b.threadblock(0)
+    b.step(Op.COPY, (Buffer.INPUT, 0), (Buffer.OUTPUT, 0))
+    b.step(Op.COPY, (Buffer.INPUT, 1), (Buffer.OUTPUT, 1))
+    (table,) = tables_of(b.build(), plan_layout(b.build(), Placement.OUT, 8), ROOMY)
+    assert table.moves["length"].tolist() == [8, 8]
+    assert [table.steps[name].tolist() for name in ("move_low", "move_high")] == [[0, 1], [1, 2]]
+
+
+def test_sources_keep_their_order() -> None:
+    tables = tables_of(one_shot(3), plan_layout(one_shot(3), Placement.OUT, 16), ROOMY)
+    last = [table.moves[-1] for table in tables]
+    sources = [
+        [(int(row["base"]), int(row["offset"])) for row in table.operands[move["source_low"] : move["destination_low"]]]
+        for table, move in zip(tables, last, strict=True)
+    ]
+    assert sources == [
+        [(OWN_INPUT, 0), (OWN_SCRATCH, 64), (OWN_SCRATCH, 128)],
+        [(OWN_SCRATCH, 0), (OWN_INPUT, 0), (OWN_SCRATCH, 128)],
+        [(OWN_SCRATCH, 0), (OWN_SCRATCH, 64), (OWN_INPUT, 0)],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("limits", "cut"),
+    [
+        (TableLimits(1 << 20, 1 << 20, 8, 8), (1, 1000, 4032)),
+        (TableLimits(3 * 1999, 1 << 20, 8, 8), (3, 336, 1344)),
+        (TableLimits(1 << 20, 2 * 1000, 8, 8), (5, 208, 832)),
+        (TableLimits(1 << 20, 2 * 40, 8, 8), (100, 10, 64)),
+        (TableLimits(1 << 20, 1 << 20, 8, 8, 2 * 2048), (2, 512, 2048)),
+        (TableLimits(1 << 20, 1 << 20, 8, 8, 1), (63, 16, 64)),
+    ],
+)
+def test_tiles_are_as_wide_as_fits_and_even(limits: TableLimits, cut: tuple) -> None:
+    b = AlgorithmBuilder("needy", custom("mine", [2, 2], [2, 2], {}), [1, 3])
+    b.threadblock(0, 1)
+    b.step(Op.SEND, (Buffer.INPUT, 0), None, 2)
+    b.threadblock(1, None, 0)
+    b.step(Op.RECV, None, (Buffer.OUTPUT, 0), 2)
+    assert cut_launch(b.build(), plan_layout(b.build(), Placement.OUT, 1000), 4, limits) == cut
+    unbounded = shared(3)
+    assert cut_launch(unbounded, plan_layout(unbounded, Placement.OUT, 3000), 4, limits).tiles == 1
+
+
+@pytest.mark.parametrize("algorithm", [*SMALL, *ONE_SIDED], ids=lambda a: f"{a.name}{a.ranks}")
+def test_columns_of_a_layout_are_its_slots_and_lengths(algorithm: Algorithm) -> None:
+    for elements in (5, 12):
+        layout = plan_layout(algorithm, Placement.OUT, elements)
+        slots = [(r, b, i) for (r, b) in layout._user_slots for i in range(len(layout.user_slots(r, b)))]
+        ranks, buffers, indices = np.array(slots, dtype=np.int64).reshape(-1, 3).T
+        assert slot_starts(layout, ranks, buffers, indices).tolist() == [layout.slot(*slot) for slot in slots]
+        pairs = [(step, k) for step in range(algorithm.step_count) for k in range(int(algorithm.count[step]))]
+        steps, chunks = np.array(pairs, dtype=np.int64).T
+        wanted = [message_lengths(algorithm, layout, step)[k] for step, k in pairs]
+        assert chunk_lengths(algorithm, layout, steps, chunks).tolist() == wanted
+
+
+def test_waiting_for_a_threadblock_with_nothing_to_do_is_no_wait() -> None:
+    b = AlgorithmBuilder("idle", custom("mine", [1, 1], [1, 1], {}), [0, 0])
+    b.threadblock(0)
+    b.step(Op.FLUSH, None, None, 0, peer=1)
+    b.threadblock(0)
+    b.step(Op.COPY, (Buffer.INPUT, 0), (Buffer.OUTPUT, 0), depends=[(0, 0)])
+    table = tables_of(b.build(), plan_layout(b.build(), Placement.OUT, 8), ROOMY)[0]
+    assert (table.threadblocks, len(table.depends), len(table.steps)) == ((1,), 0, 1)
+
+
 def test_what_does_nothing_has_no_row() -> None:
     algorithm = gets(3, 2)
     rows = [
@@ -218,11 +302,18 @@ def test_tables_know_what_they_touch_of_others() -> None:
         (TableLimits(1 << 16, 3, 8, 32), r"do not fit 65536 and 3 bytes even at one element a chunk"),
         (TableLimits(1 << 16, 1 << 16, 8, 2), r"both_sides uses channel 2; this transport has 2 channels"),
     ],
+    ids=["lane", "slot", "channels"],
 )
 def test_what_does_not_fit_is_refused(limits: TableLimits, message: str) -> None:
     algorithm = both_sides()
     with pytest.raises(NotTabulable, match=message):
         tables_of(algorithm, plan_layout(algorithm, Placement.OUT, 600), limits)
+
+
+def test_channels_of_signals_count() -> None:
+    algorithm = stores(3, 2, 0)
+    with pytest.raises(NotTabulable, match="stores uses channel 1; this transport has 1 channels"):
+        tables_of(algorithm, plan_layout(algorithm, Placement.OUT, 8), TableLimits(1 << 16, 1 << 16, 8, 1))
 
 
 def test_operands_that_overlap_in_place_are_refused() -> None:
