@@ -168,7 +168,8 @@ def _again(rank: int, strike: Strike, options: ShmOptions) -> bool:
 
 
 def traces() -> tuple[set[str], set[str], set[str]]:
-    """Children of this process, entries of /dev/shm, and what this process has open of shared memory."""
+    """Children of this process, entries of commlib and torch in /dev/shm, and what is open of shared memory."""
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    entries = {name for name in os.listdir("/dev/shm") if "commlib" in name or "torch" in name}
     links = {os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink() and entry.exists()}
-    return set(children), set(os.listdir("/dev/shm")), {name for name in links if "memfd" in name or "/dev/shm" in name}
+    return set(children), entries, {name for name in links if "memfd" in name or "/dev/shm" in name}

@@ -99,7 +99,7 @@ STEPS = [
     (name, victim, step)
     for name, victim, steps in (
         ("one_shot_allreduce", 1, range(8)),
-        ("staged_allreduce", 2, range(20)),
+        ("staged_allreduce", 2, range(19)),
         ("staged_broadcast", 0, range(5)),
         ("staged_broadcast", 3, range(2)),
         ("chain_broadcast", 2, range(3)),
