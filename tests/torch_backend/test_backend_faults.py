@@ -118,7 +118,7 @@ def _told(error: RuntimeError) -> dict[str, Any]:
     return {"kind": [kind.__name__ for kind in type(error).__mro__], "error": str(error), "fields": kept}
 
 
-@pytest.mark.parametrize("strike", strikes(60 if FULL else 4, 5), ids=str)
+@pytest.mark.parametrize("strike", strikes(60 if FULL else 2, 5), ids=str)
 def test_whoever_depends_on_the_lost_rank_names_it_in_time(strike: Strike) -> None:
     before = traces()
     outcomes = launch_outcomes(_struck, strike.ranks, (strike,), timeout=60)
