@@ -72,7 +72,7 @@ def cells(options: argparse.Namespace, ranks: int) -> Iterator[Cell]:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure; what was found, in JSON's types."""
-    found: dict[str, Any] = {"machine": describe(), "versions": {}, "lost": [], "records": [], "limit": [], "ddp": {}}
+    found: dict[str, Any] = {"machine": describe(), "versions": {}, "lost": [], "records": [], "limit": [], "ddp": []}
     found["missing"] = sorted({"openmpi", "mpich", "impi"} - {r.name for r in mpi_recipes(options.mpi, 2)})
     began = time.monotonic()
     for ranks in options.ranks:
@@ -91,8 +91,8 @@ def measure_part(part: str, table: Table, options: argparse.Namespace, found: di
     if part == "limit":
         limit, records = table.limited(options.rounds)
         found["limit"].append({**limit, "records": [record.summary() for record in records]})
-    elif part == "ddp" and table.ranks == 4 and "native" in table.crews:
-        found["ddp"] = table.crews["native"].ask("ddp", within=900.0, steps=2 * options.rounds)
+    elif part == "ddp" and table.ranks == 4:
+        found["ddp"] = table.steps(2 * options.rounds)
     elif part in ("cells", "busy"):
         for cell in cells(options, table.ranks):
             records = (table.cell if part == "cells" else table.busy)(cell, options.rounds)

@@ -18,6 +18,7 @@ from crew import Crew, CrewLostError, Recipe
 BATCH_SECONDS = 0.003
 """What a batch should last: long enough for a late start of a rank to matter little."""
 MOST_CALLS = 10_000
+LIVES = 4
 READ_BYTES = 128 << 20
 READ_SECONDS = 0.1
 
@@ -52,13 +53,13 @@ class Record:
 
 
 class Table:
-    """Crews of a number of ranks; a crew that is lost is started once more, then left out."""
+    """Crews of a number of ranks; a crew that is lost is started anew, a few times, then left out."""
 
     def __init__(self, recipes: Sequence[Recipe], ranks: int, say: Callable[[str], None]) -> None:
         self.ranks, self._say = ranks, say
         self.crews: dict[str, Crew] = {}
         self._recipes = {recipe.name: recipe for recipe in recipes}
-        self._lives = dict.fromkeys(self._recipes, 2)
+        self._lives = dict.fromkeys(self._recipes, LIVES)
         self.lost: list[str] = []
         self.versions: dict[str, dict[str, str]] = {}
 
@@ -77,6 +78,16 @@ class Table:
                 with self._losing(name):
                     self.crews[name] = Crew(recipe, self.ranks)
                     self.versions[name] = self.crews[name].versions
+
+    def crew(self, name: str) -> Crew:
+        """A running crew.
+
+        Raises:
+            CrewLostError: it is not running.
+        """
+        if name not in self.crews:
+            raise CrewLostError(f"{name} on {self.ranks} ranks is not running")
+        return self.crews[name]
 
     @contextlib.contextmanager
     def _losing(self, name: str) -> Iterator[None]:
@@ -101,68 +112,79 @@ class Table:
                 self._judge(name, records[name])
         return [record for name in self.crews for record in records[name] if record.times]
 
-    def _begin(self, name: str, cell: Cell) -> list[Record]:
-        """Make the cell's cases, and find how many calls a batch has."""
+    def _begin(self, name: str, cell: Cell, subjects: Sequence[str] | None = None) -> list[Record]:
+        """Make the cell's cases (of these subjects, or all), and find how many calls a batch has."""
         records: list[Record] = []
         with self._losing(name):
-            crew = self.crews[name]
-            right = crew.ask("cell", **asdict(cell))
-            records = [Record(name, subject, **asdict(cell)) for subject in crew.subjects]
+            crew = self.crew(name)
+            chosen = list(subjects or crew.subjects)
+            right = crew.ask("cell", subjects=chosen, **asdict(cell))
+            records = [Record(name, subject, **asdict(cell)) for subject in chosen]
             for record in records:
                 record.right = all(answer[record.subject] for answer in right)
-            for _ in range(3):  # a single call is mostly the ranks' late start: the first guess is far too low
-                self.batches(name, records, 2)
-                for record in records:
-                    record.calls = max(1, min(MOST_CALLS, int(BATCH_SECONDS / min(record.times))))
-                    record.times.clear()
+            self._calibrate(name, records)
         return records
+
+    def _calibrate(self, name: str, records: Sequence[Record]) -> None:
+        """Find how many calls last BATCH_SECONDS. A single call is mostly the ranks' late start: look again."""
+        for _ in range(4):
+            short = [record for record in records if self._lengthen(name, record)]
+            if not short:
+                return
+
+    def _lengthen(self, name: str, record: Record) -> bool:
+        """Measure two batches and set the number of calls; whether they were much too short."""
+        before = record.calls
+        self.batches(name, [record], 2)
+        record.calls = max(1, min(MOST_CALLS, int(BATCH_SECONDS / min(record.times))))
+        record.times.clear()
+        return record.calls > 2 * before
 
     def batches(self, name: str, records: Sequence[Record], count: int) -> None:
         """Measure ``count`` batches of each record's subject."""
-        answers = self.crews[name].ask("time", calls={r.subject: r.calls for r in records}, batches=count)
+        answers = self.crew(name).ask("time", calls={r.subject: r.calls for r in records}, batches=count)
         for record in records:
             record.times += map(max, zip(*(answer[record.subject] for answer in answers), strict=True))
 
     def _judge(self, name: str, records: Sequence[Record]) -> None:
         """Look at the results once more."""
-        right = self.crews[name].ask("check")
+        right = self.crew(name).ask("check")
         for record in records:
             record.right = record.right and all(answer[record.subject] for answer in right)
 
     def busy(self, cell: Cell, rounds: int) -> list[Record]:
         """The backend's call in a cell with and without another process on a core, in turn."""
         self.start()
-        if "native" not in self.crews:
-            return []
-        found = [record for record in self._begin("native", cell) if record.subject == "commlib"]
+        found = self._begin("native", cell, ["commlib"])
         quiet, loaded = ([replace(r, condition=condition, times=[]) for r in found] for condition in ("quiet", "busy"))
         with self._losing("native"), spinner() as spin:
-            for _ in range(rounds):
+            for _ in range(rounds if found else 0):
                 self.batches("native", quiet, 1)
                 with spin():
                     self.batches("native", loaded, 1)
         return [record for record in (*quiet, *loaded) if record.times]
 
-    def reading(self, rounds: int) -> dict[str, Any]:
-        """Aggregate bytes per second at which all ranks read buffers beyond the cache; the better kernel's."""
-        rates: list[float] = []
+    def steps(self, count: int) -> list[Any]:
+        """Steps of DistributedDataParallel; each rank's answer."""
         with self._losing("native"):
-            for _ in range(rounds):
-                answers = self.crews["native"].ask("read", bytes=READ_BYTES, seconds=READ_SECONDS)
-                rates.append(max(sum(answer[kernel] for answer in answers) for kernel in answers[0]))
-        return {"ranks": self.ranks, "rates": rates}
+            return self.crew("native").ask("ddp", within=900.0, steps=count)
+        return []
 
     def limited(self, rounds: int) -> tuple[dict[str, Any], list[Record]]:
-        """The memory's rate and the largest allreduce, in turn."""
-        cell, found = Cell("allreduce", self.ranks, LARGEST), {"ranks": self.ranks, "rates": []}
+        """Bytes per second that all ranks together read of memory, and the largest allreduce, in turn."""
+        cell, rates = Cell("allreduce", self.ranks, LARGEST), list[float]()
         self.start()
-        begun = self._begin("native", cell) if "native" in self.crews else []
-        records = [replace(record, condition="limit") for record in begun]
-        for _ in range(rounds if records else 0):
-            found["rates"] += self.reading(1)["rates"]
-            with self._losing("native"):
+        records = [replace(record, condition="limit") for record in self._begin("native", cell)]
+        with self._losing("native"):
+            for _ in range(rounds if records else 0):
+                rates.append(self._reading())
                 self.batches("native", records, 2)
-        return found, [record for record in records if record.times]
+        return {"ranks": self.ranks, "rates": rates}, [record for record in records if record.times]
+
+    def _reading(self) -> float:
+        """Aggregate bytes per second of the ranks, each on a buffer beyond the cache; the better kernel's."""
+        answers = self.crew("native").ask("read", bytes=READ_BYTES, seconds=READ_SECONDS)
+        return max(sum(float(answer[kernel]) for answer in answers) for kernel in answers[0])
 
 
 @contextlib.contextmanager

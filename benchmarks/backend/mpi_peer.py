@@ -25,7 +25,8 @@ def operation(cell: Cell, given: Any, taken: Any) -> Callable[[], Any]:
         parts = [taken, shard, MPI.FLOAT]
         return lambda: COMM.Allgather(source, parts)
     if cell.collective == "reducescatter":
-        return lambda: COMM.Reduce_scatter_block(source, target, MPI.SUM)
+        shards = [given, shard, MPI.FLOAT]  # mpi4py counts what a rank keeps, on both sides
+        return lambda: COMM.Reduce_scatter_block(shards, target, MPI.SUM)
     out, back = [given, shard, MPI.FLOAT], [taken, shard, MPI.FLOAT]
     return lambda: COMM.Alltoall(out, back)
 

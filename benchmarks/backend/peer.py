@@ -34,11 +34,11 @@ class Peer:
             **more,
         }
 
-    def cell(self, collective: str, ranks: int, bytes: int) -> dict[str, bool]:
+    def cell(self, subjects: list[str], collective: str, ranks: int, bytes: int) -> dict[str, bool]:
         """Make the cases of a cell; whether each is right on this rank."""
         self._cases.clear()
         self._cell = Cell(collective, ranks, bytes)
-        for subject in self.subjects:
+        for subject in subjects:
             self._cases[subject] = self.make(subject, self._cell)
         return self.check()
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
-from cells import COLLECTIVES, LARGEST
-from goals import MPIS, Figures, judge
+from cells import COLLECTIVES, LARGEST, Cell
+from goals import MPIS, Figures, Ratio, judge
 
 Row = Sequence[str]
 TORCH_HEAD = ("ranks", "size", "gloo p10", "median", "commlib p10", "median", "x p10", "x median", "python p10", "x")
@@ -40,6 +41,10 @@ def about(found: dict[str, Any]) -> str:
 
 def sections(figures: Figures) -> Iterator[tuple[str, Row, list[Row]]]:
     """Title, head and rows of each table."""
+    for title, ratio in grids(figures):
+        sizes = sorted({cell.bytes for collective in COLLECTIVES for cell in _measured(figures, collective)})
+        head = ("collective", "ranks", *(Cell("", 1, size).size for size in sizes))
+        yield title, head, list(_grid_rows(figures, sizes, ratio))
     for collective in COLLECTIVES:
         yield f"{collective}: torch.distributed, us", TORCH_HEAD, list(_torch_rows(figures, collective))
     for collective in COLLECTIVES:
@@ -52,6 +57,28 @@ def sections(figures: Figures) -> Iterator[tuple[str, Row, list[Row]]]:
     yield "another process on a core, medians", busy, list(_busy_rows(figures))
     goals = ("what", "goal", "cells that meet it", "worst", "where")
     yield "goals (p10)", goals, [goal.row() for goal in judge(figures)]
+
+
+def grids(figures: Figures) -> Iterator[tuple[str, Ratio]]:
+    """The ratios that are shown for all collectives at once."""
+    yield "gloo / commlib, the same torch.distributed call (p10)", partial(figures.against_gloo, "native")
+    yield "gloo / commlib in pure Python (p10)", partial(figures.against_gloo, "python")
+    yield "best MPI / library call, ordinary tensors (p10)", partial(figures.against_mpi, "library")
+    yield "best MPI / library call, registered tensors (p10)", partial(figures.against_mpi, "registered")
+
+
+def _measured(figures: Figures, collective: str) -> list[Cell]:
+    return figures.cells(collective, "native", "commlib")
+
+
+def _grid_rows(figures: Figures, sizes: Sequence[int], ratio: Ratio) -> Iterator[Row]:
+    for collective in COLLECTIVES:
+        cells = set(_measured(figures, collective))
+        for ranks in sorted({cell.ranks for cell in cells}):
+            among = [Cell(collective, ranks, size) for size in sizes]
+            found = [ratio(cell) if cell in cells else None for cell in among]
+            if any(found):
+                yield (collective, str(ranks), *("-" if value is None else f"{value:.3g}" for value in found))
 
 
 def _torch_rows(figures: Figures, collective: str) -> Iterator[Row]:
