@@ -1,34 +1,72 @@
-"""Which algorithm a call runs: one function, the only place that decides it.
+"""Which algorithm a call runs: the only place that decides it.
 
-Every rank must come to the same answer, so it may only look at what all ranks of a call share: the request and the
-situation of the group.
+Every rank must come to the same answer. So this only looks at what all ranks of a call share: the request, the
+situation of the group, and tables and files, of which the ranks compare what follows from them before they use it.
+
+Tried are, in this order: algorithms added from Python, files of the environment's folders and lists (see
+``commlib.runtime.user_algorithms``), the table of ``commlib tune``, the defaults. The first that is proved in the
+call's placement and can run is taken; ``COMMLIB_DEBUG=INFO`` says which, and why.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
-from commlib.algorithms import trace
-from commlib.algorithms.direct import ENTRIES
-from commlib.compiler import compile_trace
+from commlib.algorithms import Entry, build, entry_of
+from commlib.errors import CommlibError, SpecError, VerificationError
 from commlib.ir.algorithm import Algorithm
+from commlib.runtime.debug import logger
+from commlib.runtime.defaults import DEFAULTS
+from commlib.runtime.registry import Query, Registry, Row
+from commlib.runtime.tabulate import NotTabulable
+from commlib.runtime.user_algorithms import UserAlgorithm
+from commlib.torch_backend.catalogue import catalogue
 from commlib.torch_backend.request import Request
 
-SMALL = 64 << 10
-"""Bytes of a shard up to which fewer steps are worth more than less traffic."""
+REGIONS, READV = 1, 2
+"""How a program gets at other ranks' tensors, as ``ShmSession.prepare`` takes it."""
+_WHOLE = ("allreduce", "broadcast", "reduce")
+"""Collectives whose larger buffer is one shard; of the others it is a shard for each rank."""
+_LOOKS = 5
+"""How often ranks look again whose files differ: one may have looked while a file was being put there."""
+_PAUSE = 0.02
+Agree = Callable[[int, str], Sequence[int]]
+"""Gives every rank's number to all; the text says what for."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Situation:
     """What a group is: ``shared``: all its ranks share memory; ``readv``: they may read each other's memory directly;
-    ``registered``: the tensors of this call are in registered memory on all ranks."""
+    ``registered``: the tensors of this call are in registered memory on all ranks; ``hosts``: the host of each rank, as
+    a number, where known; ``rank``: this one, for messages."""
 
     ranks: int
     shared: bool
     readv: bool = False
     registered: bool = False
+    hosts: tuple[int, ...] = ()
+    rank: int = 0
+
+    @property
+    def transport(self) -> str:
+        """In words."""
+        if self.shared:
+            return "shared memory"
+        return "shared memory and gloo" if 1 < len(set(self.hosts)) < self.ranks else "gloo"
+
+    @property
+    def nodes(self) -> int:
+        """How many hosts, if the ranks are dealt to them evenly and in order, else 1."""
+        count = len(set(self.hosts))
+        local = self.ranks // count if count else 0
+        even = count > 1 and all(self.hosts[rank] == self.hosts[rank // local * local] for rank in range(self.ranks))
+        return count if even and local * count == self.ranks else 1
 
 
 @dataclass(frozen=True)
@@ -40,40 +78,176 @@ class Choice:
     why: str = ""
 
 
-_MESSAGES = {
-    "allreduce": ("allpairs", "ring"),
-    "allgather": ("allpairs", "ring"),
-    "reducescatter": ("allpairs", "ring"),
-    "alltoall": ("direct", "direct"),
-    "alltoallv": ("direct", "direct"),
-    "broadcast": ("binomial", "binomial"),
-    "reduce": ("binomial", "binomial"),
-    "gather": ("direct", "direct"),
-    "scatter": ("direct", "direct"),
-}
-_ONE_SHOT = {"allreduce", "reduce"}
-_DIRECT = {(entry.collective, entry.name): entry for entry in ENTRIES}
+@dataclass(frozen=True)
+class Candidate:
+    """A choice that may not be built yet; ``key``: equal on two ranks for the same program."""
+
+    key: str
+    why: str
+    reach: int | None
+    make: Callable[[], Algorithm]
 
 
-def choices(request: Request, situation: Situation) -> Iterator[Choice]:
-    """Algorithms for a request, the best first; a runner takes the first that it can run."""
-    small = request.bytes <= SMALL
-    if situation.shared:
-        if situation.registered and (request.collective, "shared") in _DIRECT:
-            yield Choice(_direct(request.collective, "shared", situation.ranks, request.root), 1, "registered tensors")
-        if small and request.collective in _ONE_SHOT:
-            yield Choice(_direct(request.collective, "one_shot", situation.ranks, request.root), None, "small")
-        if (request.collective, "staged") in _DIRECT:
-            yield Choice(_direct(request.collective, "staged", situation.ranks, request.root), None, "one host")
-    name = _MESSAGES[request.collective][not small]
-    yield Choice(_compiled(request.collective, name, situation.ranks, request.root), None, "messages")
+def query_of(request: Request, situation: Situation) -> Query:
+    """A request as the registry sees it. Ranks that share no memory count as on several hosts."""
+    size = request.bytes * (1 if request.collective in _WHOLE else situation.ranks)
+    hosts = 1 if situation.shared else max(2, len(set(situation.hosts)))
+    reach = (situation.registered, situation.readv and situation.shared)
+    return Query(request.collective, situation.ranks, size, request.placement, hosts, *reach)
 
 
-@lru_cache(maxsize=256)
-def _direct(collective: str, name: str, ranks: int, root: int | None) -> Algorithm:
-    return _DIRECT[collective, name].algorithm(ranks, root)
+def candidates(request: Request, situation: Situation, passed: list[str], plain: bool = False) -> Iterator[Candidate]:
+    """What may be run, the best first; ``passed`` gets what is passed over, and why; ``plain``: the defaults only."""
+    query = query_of(request, situation)
+    for user in () if plain else catalogue().users.candidates(query, request.root):
+        found = _of_user(user, query, situation, passed, f"user algorithm of {user.source}")
+        if found is not None:
+            yield found
+    for table in (DEFAULTS,) if plain else catalogue().tables:
+        for number, row in table.matches(query):
+            found = _of_row(table, number, row, request, situation, passed)
+            if found is not None:
+                yield found
 
 
-@lru_cache(maxsize=256)
-def _compiled(collective: str, name: str, ranks: int, root: int | None) -> Algorithm:
-    return compile_trace(trace(collective, name, ranks, root=root))
+def _of_user(user: UserAlgorithm, query: Query, situation: Situation, passed: list[str], why: str) -> Candidate | None:
+    algorithm = user.algorithm
+    try:
+        user.require(query.placement)
+    except CommlibError:
+        passed.append(f"{algorithm.name} of {user.source}: not proved {query.placement.value} place")
+        return None
+    reads, writes = algorithm.touches_peers_tensors
+    if not situation.shared and algorithm.one_sided:
+        passed.append(f"{algorithm.name} of {user.source}: one-sided, and the ranks share no memory")
+    elif not reads and not writes:
+        return Candidate(user.digest, why, None, lambda: algorithm)
+    elif situation.registered:
+        return Candidate(user.digest, why, REGIONS, lambda: algorithm)
+    elif query.readv and not writes:
+        return Candidate(user.digest, why, READV, lambda: algorithm)
+    else:
+        passed.append(f"{algorithm.name} of {user.source}: the tensors are not in registered memory")
+    return None
+
+
+def _of_row(
+    table: Registry, number: int, row: Row, request: Request, situation: Situation, passed: list[str]
+) -> Candidate | None:
+    """What a row names: of the library, or a user's by its name."""
+    why = f"row {number} of {table.source}" + (f": {row.note}" if row.note else "")
+    try:
+        entry = entry_of(row.algorithm, row.collective)
+    except SpecError:
+        return _named(row, why, request, situation, passed)
+    if request.placement not in entry.placements or not _supports(entry, situation):
+        return None
+    parameters = (("nodes", situation.nodes),) if _by_nodes(entry) else ()
+    reach = {"any": None, "registered": REGIONS, "readv": READV}[row.reach]
+    given = (entry.collective, entry.name, situation.ranks, request.root, parameters)
+    return Candidate(repr((given, reach)), why, reach, lambda: _built(*given))
+
+
+def _named(row: Row, why: str, request: Request, situation: Situation, passed: list[str]) -> Candidate | None:
+    query = query_of(request, situation)
+    for user in catalogue().users:
+        if user.algorithm.name == row.algorithm and user.fits(query, request.root):
+            return _of_user(user, query, situation, passed, why)
+    passed.append(f"{why} names {row.algorithm}, which there is not")
+    return None
+
+
+def _by_nodes(entry: object) -> bool:
+    return isinstance(entry, Entry) and any(parameter.name == "nodes" for parameter in entry.parameters)
+
+
+def _supports(entry: object, situation: Situation) -> bool:
+    if isinstance(entry, Entry):
+        if _by_nodes(entry):
+            return situation.nodes > 1 and entry.supports(situation.ranks, nodes=situation.nodes)
+        return entry.supports(situation.ranks)
+    return situation.shared
+
+
+@lru_cache(maxsize=512)
+def _built(
+    collective: str, name: str, ranks: int, root: int | None, parameters: tuple[tuple[str, int], ...]
+) -> Algorithm:
+    return build(collective, name, ranks, root, **dict(parameters))
+
+
+def choose(request: Request, situation: Situation, attempt: Callable[[Choice], T], agree: Agree | None = None) -> T:
+    """What ``attempt`` makes of the first choice that it does not refuse (by NotTabulable or VerificationError).
+
+    The folders of user algorithms are looked at here, for each new request. With user algorithms or a table of this
+    machine, the ranks compare what they came to, over ``agree``; all of them must call this. Without ``agree`` the
+    choice is among the defaults.
+
+    Raises:
+        SpecError: nothing can run it; or, on all ranks, the ranks see different files or tables.
+    """
+    passed: list[str] = []
+    found = _agreed(request, situation, passed, agree)
+    refused: CommlibError | None = None
+    for candidate in found:
+        choice = Choice(candidate.make(), candidate.reach, candidate.why)
+        try:
+            made = attempt(choice)
+        except (NotTabulable, VerificationError) as error:
+            refused = error
+            passed.append(f"{choice.algorithm.name} ({choice.why}): {error.message.splitlines()[0]}")
+            continue
+        if agree is not None:
+            _tell(request, situation, choice, passed)
+        return made
+    raise SpecError(f"no algorithm can run {request.text('-')}: {'; '.join(passed)}") from refused
+
+
+def _agreed(request: Request, situation: Situation, passed: list[str], agree: Agree | None) -> list[Candidate]:
+    """The candidates, the same on all ranks. Without ``agree`` only those that need none are there."""
+    if agree is None:
+        return list(candidates(request, situation, passed, plain=True))
+    for _ in range(_LOOKS):
+        with catalogue().lock:
+            catalogue().refresh()
+            passed.clear()
+            found = list(candidates(request, situation, passed))
+            compare = catalogue().active
+        if not compare:
+            return found
+        mine = _number([candidate.key for candidate in found])
+        theirs = agree(mine, f"{request.collective} choice")
+        if len(set(theirs)) == 1:
+            return found
+        time.sleep(_PAUSE)
+    raise _differ(theirs, found)
+
+
+def _number(keys: Sequence[str]) -> int:
+    digest = hashlib.sha256("\n".join(keys).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def _differ(theirs: Sequence[int], found: Sequence[Candidate]) -> SpecError:
+    groups: dict[int, list[int]] = {}
+    for rank, number in enumerate(theirs):
+        groups.setdefault(number, []).append(rank)
+    parts = " and ".join(f"ranks {', '.join(map(str, ranks))}" for ranks in groups.values())
+    first = found[0].why if found else "nothing"
+    return SpecError(
+        f"{parts} would choose from different algorithms (this one begins with {first}): COMMLIB_TUNING, "
+        "MSCCL_XML_FILES, MSCCL_ALGO_DIR and COMMLIB_ALGO_DIR must name the same content on all ranks, and "
+        "register_algorithm and reload_algorithms be called by all at the same point"
+    )
+
+
+def _tell(request: Request, situation: Situation, choice: Choice, passed: Sequence[str]) -> None:
+    if situation.rank:
+        return
+    over = f"; passed over: {'; '.join(passed)}" if passed else ""
+    how = {None: "", REGIONS: ", in registered memory", READV: ", by process_vm_readv"}[choice.reach]
+    logger.info(
+        "%s, %d bytes on %d ranks over %s%s -> %s (%s)%s",
+        request.text("").replace("  ", " "), query_of(request, situation).bytes, situation.ranks,
+        situation.transport, how, choice.algorithm.name, choice.why, over,
+    )  # fmt: skip

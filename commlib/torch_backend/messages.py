@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,12 +14,15 @@ import torch
 from commlib.collectives import Placement
 from commlib.ir.algorithm import Algorithm
 from commlib.runtime.communicator import LONGEST, Communicator
-from commlib.torch_backend.choice import Situation, choices
+from commlib.torch_backend.choice import Choice, Situation, choose
 from commlib.torch_backend.compat import c10d
 from commlib.torch_backend.request import Request
 from commlib.torch_backend.runner import Line, span_of
+from commlib.verify import require
 
 _CPU = torch.device("cpu")
+_KEPT = 512
+"""Choices that a group remembers."""
 
 
 def gloo_group(store: Any, rank: int, ranks: int, timeout: float, name: str) -> Any:
@@ -44,11 +49,36 @@ class MessageRunner:
     def __init__(self, group: Any, timeout: float) -> None:
         self._group = group
         self._communicator = Communicator(group, timeout=min(timeout, LONGEST))
+        self._prepared: OrderedDict[Request, _Prepared] = OrderedDict()
 
     def prepare(self, request: Request) -> _Prepared:
         """Choose the algorithm; the Communicator plans when it runs."""
-        choice = next(choices(request, Situation(self._communicator.ranks, shared=False)))
+        found = self._prepared.get(request)
+        if found is None:
+            found = self._prepared[request] = self._choose(request)
+            while len(self._prepared) > _KEPT:
+                self._prepared.popitem(last=False)
+        return found
+
+    def _choose(self, request: Request, agree: bool = True) -> _Prepared:
+        situation = Situation(self._communicator.ranks, shared=False, rank=self._communicator.rank)
+        take = partial(self._take, request)
+        return choose(request, situation, take, self._exchange if agree else None)
+
+    def _take(self, request: Request, choice: Choice) -> _Prepared:
+        require(choice.algorithm, request.placement, self._communicator.fifo_depth, whole_messages=True)
         return _Prepared(request, choice.algorithm)
+
+    def _exchange(self, number: int, name: str) -> list[int]:
+        """Every rank's number; by an algorithm that all ranks know without asking."""
+        request = Request("allgather", 1, torch.int64, name=name)
+        mine, everyone = torch.tensor([number]), torch.empty(self._communicator.ranks, dtype=torch.int64)
+        self.run(self._choose(request, agree=False), mine, everyone, None, self._communicator.timeout)
+        return everyone.tolist()
+
+    def forget(self) -> None:
+        """Choose anew from now on."""
+        self._prepared.clear()
 
     def run(self, prepared: _Prepared, input: Line, output: Line, factor: complex | None, timeout: float) -> None:
         """Run one call on the Communicator."""

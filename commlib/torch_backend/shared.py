@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from commlib.collectives import Buffer, Placement
-from commlib.errors import SpecError, VerificationError
 from commlib.reductions import reduction
 from commlib.runtime.binding import Binding, Tensors
 from commlib.runtime.shm.session import Prepared, ShmSession
 from commlib.runtime.tabulate import NotTabulable
-from commlib.torch_backend.choice import Situation, choices
+from commlib.torch_backend.choice import Choice, Situation, choose
 from commlib.torch_backend.request import Request
 from commlib.torch_backend.runner import Line, after, before, span_of
 
@@ -49,21 +49,31 @@ class SharedRunner:
                 self._plans.popitem(last=False)
         return plan
 
-    def _plan(self, request: Request, registered: bool) -> Plan:
+    def _plan(self, request: Request, registered: bool, agree: bool = True) -> Plan:
         session = self._session
-        situation = Situation(session.ranks, True, session.readv, registered)
-        refused: Exception | None = None
-        for choice in choices(request, situation):
-            text = request.text(choice.algorithm.name)
-            launch = (choice.algorithm, request.placement, request.elements, request.dtype, request.reduction)
-            try:
-                prepared = session.prepare(*launch, request.sizes, text, choice.reach)
-            except (NotTabulable, VerificationError) as error:
-                refused = error
-                continue
-            plain = request.reduction is None or not _wraps(request.reduction)
-            return Plan(request, prepared, plain and not prepared.layout.padded)
-        raise SpecError(f"no algorithm can run {request.text('-')}") from refused
+        situation = Situation(session.ranks, True, session.readv, registered, rank=session.rank)
+        return choose(request, situation, partial(self._try, request), self._exchange if agree else None)
+
+    def _try(self, request: Request, choice: Choice) -> Plan:
+        text = request.text(choice.algorithm.name)
+        launch = (choice.algorithm, request.placement, request.elements, request.dtype, request.reduction)
+        prepared = self._session.prepare(*launch, request.sizes, text, choice.reach)
+        padded = prepared.layout.padded
+        if padded and choice.reach is not None:
+            raise NotTabulable("it would need padded copies of the tensors in the memory that other ranks reach")
+        plain = request.reduction is None or not _wraps(request.reduction)
+        return Plan(request, prepared, plain and not padded)
+
+    def _exchange(self, number: int, name: str) -> list[int]:
+        """Every rank's number; by an algorithm that all ranks know without asking."""
+        request = Request("allgather", 1, torch.int64, name=name)
+        mine, everyone = torch.tensor([number]), torch.empty(self._session.ranks, dtype=torch.int64)
+        self.run(self._plan(request, False, agree=False), mine, everyone, None, self._session.timeout)
+        return everyone.tolist()
+
+    def forget(self) -> None:
+        """Choose anew from now on."""
+        self._plans.clear()
 
     def run(self, prepared: Plan, input: Line, output: Line, factor: complex | None, timeout: float) -> None:
         """Run one call."""

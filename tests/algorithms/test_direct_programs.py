@@ -106,7 +106,7 @@ def test_build_makes_both_kinds_and_says_what_it_cannot() -> None:
     assert build("allreduce", "hierarchical", 4, nodes=2).ranks == 4
     with pytest.raises(SpecError, match="staged_allreduce has no parameter 'nodes'"):
         build("allreduce", "staged", 4, nodes=2)
-    with pytest.raises(SpecError, match="no allgather algorithm is called 'one_shot'; there are ring, .*, shared$"):
+    with pytest.raises(SpecError, match=r"no allgather algorithm is called 'one_shot'; there are ring, .*, shared$"):
         build("allgather", "one_shot", 4)
     with pytest.raises(SpecError, match="shared_reduce needs at least 1 rank, not 0"):
         build("reduce", "shared", 0)
