@@ -131,7 +131,7 @@ class PythonContext:
         records: how many calls the flight ring holds.
 
     Attributes ``on_mismatch``: called with a peer that makes another call, raises; ``trace``: called with threadblock,
-    step and tile when a step begins, None by default; ``timeout``: of the call that runs, for ``on_stall``'s owner.
+    step and tile when a step is first tried, None by default; ``timeout``: of the running call, for ``on_stall``.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class PythonContext:
         self.calls = self.epochs = 0
         self.checked = [0] * ranks
         self.links = Links(self, layout, segments)
-        self._rings = Rings(rank, layout, segments, self.bells, slice_seconds)
+        self._rings = Rings(rank, layout, segments, self.bells, spins + yields, slice_seconds)
         self.timeout = 0.0
         self.on_mismatch: Callable[[int], Any] | None = None
         self.trace: Trace | None = None

@@ -18,7 +18,7 @@ from commlib.runtime.table import MESSAGE_IN, MESSAGE_OUT, MOVE, NONE, OWN_SCRAT
 if TYPE_CHECKING:
     from commlib.runtime.shm.context import PythonContext, PythonTable
 
-Action = Callable[[], tuple[Blocked, ...] | None]
+Action = Callable[[], Sequence[Blocked] | None]
 _KEPT = 20_000
 """Calls that a replay keeps; what comes after is made anew each time (long launches, whose tiles take long)."""
 _SIGNAL, _MESSAGE, _ROOM, _OTHER = (WAITS.index(name) for name in ("signal", "message", "room", "other"))
@@ -127,12 +127,10 @@ class _Maker:
         """The action of a group of rows."""
         first = self.plan.rows[group.rows[0]]
         conditions = list(self._conditions(group.block, first))
-        calls = list(self._body(group))
-        if not conditions:
-            return _unconditional(calls)
-        if len(conditions) == 1 and not calls:
-            return conditions[0]
-        return _conditional(conditions, calls)
+        action = _together(conditions, list(self._body(group)))
+        if self.context.trace is None:
+            return action
+        return _traced(action, self.context.tracer(self.plan.table.threadblocks[group.block], first.number))
 
     def _blocked(self, block: int, row: Row, kind: int, peer: int = NONE, channel: int = NONE) -> tuple[Blocked, ...]:
         return ((self.plan.table.threadblocks[block], row.number, kind, peer, channel),)
@@ -160,8 +158,6 @@ class _Maker:
     def _body(self, group: Group) -> Iterator[Call]:
         """The calls of all rows; bells are rung after the last of neighbouring signals."""
         bells: list[int] = []
-        if self.context.trace is not None:
-            yield self.context.tracer(self.plan.table.threadblocks[group.block], self.plan.rows[group.rows[0]].number)
         for number in group.rows:
             row = self.plan.rows[number]
             if row.kind == SIGNAL:
@@ -252,6 +248,29 @@ class _Maker:
         return Remote(base.pid, base.address + skip) if isinstance(base, Remote) else base + skip
 
 
+def _together(conditions: list[Action], calls: list[Call]) -> Action:
+    if not conditions:
+        return _unconditional(calls)
+    if len(conditions) == 1 and not calls:
+        return conditions[0]
+    return _conditional(conditions, calls)
+
+
+def _traced(action: Action, tell: Call) -> Action:
+    """Tells when the action is first tried."""
+    told = False
+
+    def attempt() -> Sequence[Blocked] | None:
+        nonlocal told
+        if not told:
+            tell()
+        blocked = action()
+        told = blocked is not None
+        return blocked
+
+    return attempt
+
+
 def _unconditional(calls: list[Call]) -> Action:
     def action() -> None:
         for call in calls:
@@ -261,7 +280,7 @@ def _unconditional(calls: list[Call]) -> Action:
 
 
 def _conditional(conditions: list[Action], calls: list[Call]) -> Action:
-    def action() -> tuple[Blocked, ...] | None:
+    def action() -> Sequence[Blocked] | None:
         for condition in conditions:
             blocked = condition()
             if blocked is not None:
@@ -274,7 +293,7 @@ def _conditional(conditions: list[Action], calls: list[Call]) -> Action:
 
 
 def _depend(finished: list[int], needs: list[tuple[int, int]], blocked: tuple[Blocked, ...]) -> Action:
-    def action() -> tuple[Blocked, ...] | None:
+    def action() -> Sequence[Blocked] | None:
         for block, actions in needs:
             if finished[block] < actions:
                 return blocked

@@ -5,6 +5,7 @@ Two counters that only grow: bytes written, by the sender, and bytes read, by th
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -20,8 +21,15 @@ class Rings:
     """One rank's ends of its rings; safe to use from several threads."""
 
     def __init__(
-        self, rank: int, layout: SegmentLayout, segments: Sequence[int], bells: Bells, slice_seconds: float
+        self,
+        rank: int,
+        layout: SegmentLayout,
+        segments: Sequence[int],
+        bells: Bells,
+        looks: int,
+        slice_seconds: float,
     ) -> None:
+        self._looks = range(looks)
         self._size, self._bells, self._slice, self._ranks = layout.ring, bells, slice_seconds, layout.ranks
         words = [bytes_at(address, layout.control_end).data.cast("Q") for address in segments]
         self._in_words, self._out_words = [words[rank]] * layout.ranks, words
@@ -70,8 +78,10 @@ class Rings:
     def wait(self, timeout: float) -> None:
         """Until something was written to this rank, or read of what it wrote, that it has not looked at yet."""
         deadline = time.monotonic() + timeout
-        if self._changed():
-            return
+        for _ in self._looks:
+            if self._changed():
+                return
+            os.sched_yield()
         self._bells.arm()
         try:
             while True:

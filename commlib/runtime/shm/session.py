@@ -148,12 +148,21 @@ class ShmSession:
         reach = (REACH_REGIONS if reach is None else reach) if touches else REACH_NONE
         launch = Launch(algorithm, placement, elements, dtype, reduce, as_sizes(sizes), reach, text)
         found = self._prepared.get(launch)
-        if found is None:
-            found = self._prepare(launch)
-            self._prepared[launch] = found
-            while len(self._prepared) > _PREPARED:
-                self._prepared.popitem(last=False)
+        if found is not None:
+            self._prepared.move_to_end(launch)
+            return found
+        found = self._prepared[launch] = self._prepare(launch)
+        while len(self._prepared) > _PREPARED:
+            self._prepared.popitem(last=False)
+        if len(self.tables) > 4 * _PREPARED:
+            self._forget_tables()
         return found
+
+    def _forget_tables(self) -> None:
+        """Keep the texts of the launches that are remembered, and of the last ones made."""
+        kept = {prepared.handle.number for prepared in self._prepared.values()}
+        for number in sorted(self.tables.keys() - kept)[:-_PREPARED]:
+            del self.tables[number]
 
     def _prepare(self, launch: Launch) -> Prepared:
         if launch.algorithm.ranks != self.ranks:
