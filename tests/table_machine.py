@@ -61,6 +61,11 @@ class TableMachine:
         self.random, self.depth, self.slot = random.Random(seed), depth, slot
         self.noise = np.random.default_rng(seed)
         self.tables, self.lane = tables, lane
+        self.steps = [_records(table.steps) for table in tables]
+        self.moves = [_records(table.moves) for table in tables]
+        self.depends = [table.depends.tolist() for table in tables]
+        self.blocks = [table.blocks.tolist() for table in tables]
+        self.operands = [table.operands.tolist() for table in tables]
         self.scratch = [[self._noise(lane), self._noise(lane)] for _ in tables]
         self.done = [0] * len(tables)
         self.fifos: dict[tuple[int, int, int], deque[np.ndarray]] = defaultdict(deque)
@@ -97,9 +102,8 @@ class TableMachine:
         return all(done >= epoch - 2 for done in self.done)
 
     def _ready(self, rank: int, place: Place) -> bool:
-        table = self.tables[rank]
-        step = table.steps[place.row]
-        for block, count in table.depends[step["depend_low"] : step["depend_high"]]:
+        step = self.steps[rank][place.row]
+        for block, count in self.depends[rank][step["depend_low"] : step["depend_high"]]:
             if self._finished(rank, block) < count:
                 return False
         if step["kind"] == WAIT:
@@ -110,32 +114,32 @@ class TableMachine:
         return step["send"] == NONE or len(self.fifos[self._outgoing(rank, step)]) < self.depth
 
     def _finished(self, rank: int, block: int) -> int:
-        low, high = self.tables[rank].blocks[block]
+        low, high = self.blocks[rank][block]
         at = [place.row for place in self.ranks[rank].places if place.block == block]
         return int(at[0] - low if at else high - low)
 
-    def _incoming(self, rank: int, step: np.void) -> tuple[int, int, int]:
+    def _incoming(self, rank: int, step: dict[str, int]) -> tuple[int, int, int]:
         peer, channel = self.tables[rank].receives[step["receive"]]
         return int(peer), rank, int(channel)
 
-    def _outgoing(self, rank: int, step: np.void) -> tuple[int, int, int]:
+    def _outgoing(self, rank: int, step: dict[str, int]) -> tuple[int, int, int]:
         peer, channel = self.tables[rank].sends[step["send"]]
         return rank, int(peer), int(channel)
 
     def _do(self, rank: int, place: Place | None) -> None:
-        table, work = self.tables[rank], self.ranks[rank]
+        work = self.ranks[rank]
         if place is None:
             work.tile += 1
-            work.places = [Place(block, int(low)) for block, (low, _) in enumerate(table.blocks)]
+            work.places = [Place(block, int(low)) for block, (low, _) in enumerate(self.blocks[rank])]
         else:
-            self._step(rank, table.steps[place.row])
+            self._step(rank, self.steps[rank][place.row])
             place.row += 1
-            if place.row == table.blocks[place.block]["high"]:
+            if place.row == self.blocks[rank][place.block][1]:
                 work.places.remove(place)
         if not work.places:
             self.done[rank] += 1
 
-    def _step(self, rank: int, step: np.void) -> None:
+    def _step(self, rank: int, step: dict[str, int]) -> None:
         peer, channel = int(step["peer"]), int(step["channel"])
         if step["kind"] == SIGNAL:
             self.signals[rank, peer, channel] += 1
@@ -144,22 +148,22 @@ class TableMachine:
         elif step["kind"] == MOVE:
             self._move(rank, step)
 
-    def _move(self, rank: int, step: np.void) -> None:
+    def _move(self, rank: int, step: dict[str, int]) -> None:
         incoming = self.fifos[self._incoming(rank, step)].popleft() if step["receive"] != NONE else None
         if incoming is not None:
             assert len(incoming) == step["message"], "both ends agree on a message's size"
         outgoing = self._noise(int(step["message"])) if step["send"] != NONE else None
         assert outgoing is None or len(outgoing) <= self.slot
-        for move in self.tables[rank].moves[step["move_low"] : step["move_high"]]:
+        for move in self.moves[rank][step["move_low"] : step["move_high"]]:
             self._one(rank, move, incoming, outgoing)
         if outgoing is not None:
             self.fifos[self._outgoing(rank, step)].append(outgoing)
 
-    def _one(self, rank: int, move: np.void, incoming: np.ndarray | None, outgoing: np.ndarray | None) -> None:
+    def _one(self, rank: int, move: dict[str, int], incoming: np.ndarray | None, outgoing: np.ndarray | None) -> None:
         table, tile = self.tables[rank], self.ranks[rank].tile
         length = min(max(int(move["length"]) - tile * table.width, 0), table.width)
         views = []
-        for base, _, offset, stride in table.operands[move["source_low"] : move["high"]].tolist():
+        for base, _, offset, stride in self.operands[rank][move["source_low"] : move["high"]]:
             memory = {MESSAGE_IN: incoming, MESSAGE_OUT: outgoing}.get(base)
             memory = self._base(rank, base) if memory is None else memory
             low = offset + tile * stride
@@ -185,6 +189,10 @@ class TableMachine:
         }[buffer]
 
 
+def _records(rows: np.ndarray) -> list[dict[str, int]]:
+    return [dict(zip(rows.dtype.names, row, strict=True)) for row in rows.tolist()]
+
+
 def combine_function(name: Combine | None):
     """The function of two arrays of a combine; None is called by nothing."""
     return NUMPY_COMBINES["sum" if name is None else name]
@@ -194,5 +202,4 @@ def _refuse_overlaps(views: list[np.ndarray]) -> None:
     """Operands of one move are the same memory or have nothing in common."""
     for index, view in enumerate(views):
         for other in views[:index]:
-            same = view.ctypes.data == other.ctypes.data
-            assert same or not np.shares_memory(view, other)
+            assert not np.may_share_memory(view, other) or view.ctypes.data == other.ctypes.data
