@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -130,6 +131,7 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Measure, or read, and print the tables; 1 if a result was wrong."""
     options = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that all processes are ended
     found = json.loads(options.show.read_text()) if options.show else run(options)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
