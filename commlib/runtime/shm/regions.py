@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from commlib.errors import ExecutionError, SpecError
-from commlib.runtime.shm.context import Context
+from commlib.runtime.shm.interface import Context
 from commlib.runtime.shm.memory import Mapping
 from commlib.runtime.shm.segment import anonymous_file, map_peer_file
 from commlib.runtime.table import (

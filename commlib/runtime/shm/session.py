@@ -18,8 +18,8 @@ from commlib.collectives import Buffer, Placement
 from commlib.errors import ExecutionError, SpecError
 from commlib.ir.algorithm import Algorithm
 from commlib.runtime.flight import FlightRecord, Recorder, listen
-from commlib.runtime.shm.context import REACH_NONE, REACH_READV, REACH_REGIONS, Context
 from commlib.runtime.shm.control import ENTERED
+from commlib.runtime.shm.interface import REACH_NONE, REACH_READV, REACH_REGIONS, Context
 from commlib.runtime.shm.load import load_context, native_is_built
 from commlib.runtime.shm.options import ShmOptions, ShmUnavailable
 from commlib.runtime.shm.prepared import (
