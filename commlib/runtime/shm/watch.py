@@ -41,6 +41,8 @@ _LOOK = (0.02, 0.5)
 _RECENT = 0.3
 _DECIDE = 0.3
 """Seconds that ranks which have yet to come get to show who is at odds with the others, two or more of one mind."""
+_THREADS = 64
+"""Threads that wait outside of calls and are remembered; more only look twice as often."""
 _PHRASES = {
     "signal": "for a signal of rank {peer} on channel {channel}",
     "message": "for a message of rank {peer} on channel {channel}",
@@ -102,7 +104,7 @@ class Watch:
         self._ring, self._clock, self._condition = ring, clock, condition
         self._publishing = threading.Lock()
         self._stall: _Stall | None = None
-        self._outside: _Stall | None = None
+        self._outside: dict[int, _Stall] = {}
 
     def on_stall(self, seconds: float, waits: Waits) -> None:
         """Nothing has moved in the call for ``seconds``. Without ``waits``: the call has not begun, refuse it if the
@@ -125,15 +127,18 @@ class Watch:
             raise
 
     def on_ring_stall(self, seconds: float, peers: Sequence[int], what: str, timeout: float) -> None:
-        """Outside of calls nothing has moved for ``seconds``; ``what`` is going on ("a receive from rank 1 (tag 5)").
+        """Outside of calls this thread has waited for ``seconds`` in ``what`` ("a receive from rank 1 (tag 5)").
 
         Raises:
             ExecutionError: as ``on_stall``.
         """
         try:
             other = WAITS.index("other")
-            self._outside = self._continued(self._outside, 0, seconds)
-            self._judge(self._outside, [(-1, -1, other, peer, -1) for peer in peers], _During(None, what, timeout))
+            stall = self._continued(self._outside.get(threading.get_ident()), 0, seconds)
+            if len(self._outside) > _THREADS:
+                self._outside.clear()
+            self._outside[threading.get_ident()] = stall
+            self._judge(stall, [(-1, -1, other, peer, -1) for peer in peers], _During(None, what, timeout))
         except BaseException as error:
             self.report(error)
             raise

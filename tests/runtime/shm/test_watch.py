@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from itertools import permutations
 
 import pytest
@@ -365,3 +366,26 @@ def test_a_rank_that_is_late_because_it_receives_from_a_late_rank_is_followed_wh
     with pytest.raises(PeerFailedError, match="rank 2 never came to call 6") as caught:
         stall(areas, areas.watch(0), [1], 10.0, still_receives)
     assert caught.value.fields["peer"] == 1
+
+
+def test_threads_that_wait_outside_of_calls_do_not_disturb_each_other() -> None:
+    """One began 8 s ago, one just now; their peer dies: both must see it twice in a row."""
+    areas = Areas(2)
+    watch, turn, ended = areas.watch(0, timeout=50.0), threading.Barrier(2, timeout=20), list[str]()
+
+    def receive(began: float) -> None:
+        for step in range(4):
+            turn.wait()
+            try:
+                watch.on_ring_stall(areas.now - began + step / 10, [1], f"a receive since {began}", 50.0)
+            except PeerFailedError as error:
+                ended.append(f"{step} {error}"[:11])
+                return
+
+    areas.conditions[1] = "ended"
+    threads = [threading.Thread(target=receive, args=(areas.now - before,)) for before in (8.0, 0.1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [text.split()[0] for text in ended] == ["1", "1"]
