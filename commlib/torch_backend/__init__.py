@@ -17,12 +17,31 @@ from typing import TYPE_CHECKING, Any
 from commlib.torch_backend.registration import register
 
 if TYPE_CHECKING:
+    from commlib.torch_backend.catalogue import register_algorithm as register_algorithm
+    from commlib.torch_backend.catalogue import reload_algorithms as reload_algorithms
+    from commlib.torch_backend.catalogue import unregister_algorithm as unregister_algorithm
     from commlib.torch_backend.group import CommlibGroup as CommlibGroup
+    from commlib.torch_backend.group import flight_record as flight_record
     from commlib.torch_backend.options import Options as Options
 
-_HOME = {"CommlibGroup": "group", "Options": "options"}
+_HOME = {
+    "CommlibGroup": "group",
+    "Options": "options",
+    "flight_record": "group",
+    "register_algorithm": "catalogue",
+    "reload_algorithms": "catalogue",
+    "unregister_algorithm": "catalogue",
+}
 
-__all__ = ["CommlibGroup", "Options", "register"]
+__all__ = [
+    "CommlibGroup",
+    "Options",
+    "flight_record",
+    "register",
+    "register_algorithm",
+    "reload_algorithms",
+    "unregister_algorithm",
+]
 
 register()
 

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from commlib.collectives import Placement
-from commlib.errors import MismatchError, SpecError
+from commlib.errors import MismatchError
 from commlib.reductions import reduction as named_reduction
 from commlib.runtime.tensors import kind_of
 from commlib.torch_backend.core import Core, Job, Transfer
+from commlib.torch_backend.failures import TorchSpecError
 from commlib.torch_backend.operand import REDUCIBLE, Operand
 from commlib.torch_backend.request import Request
 
@@ -144,7 +145,7 @@ def alltoall_single(core: Core, output: Tensor, given: Tensor, received: Sequenc
         return _alltoallv(core, source, target, rows[0], rows[1])
     _whole(name, "output", target.elements, source.elements)
     if source.elements % core.ranks:
-        raise SpecError(f"{name}: {source.elements} elements cannot be split evenly among {core.ranks} ranks")
+        raise TorchSpecError(f"{name}: {source.elements} elements cannot be split evenly among {core.ranks} ranks")
     request = Request("alltoall", source.elements // core.ranks, source.movable, name=name)
     return Transfer(core, request, source, target)
 
@@ -153,7 +154,7 @@ def alltoall(core: Core, outputs: Sequence[Tensor], inputs: Sequence[Tensor]) ->
     """Send ``inputs[r]`` to rank r and receive ``outputs[r]`` from it, of any sizes."""
     for tensors, what in ((inputs, "input"), (outputs, "output")):
         if len(tensors) != core.ranks:
-            raise SpecError(f"all_to_all: the {what} list has {len(tensors)} tensors, not {core.ranks}")
+            raise TorchSpecError(f"all_to_all: the {what} list has {len(tensors)} tensors, not {core.ranks}")
     source, target = Operand(inputs), Operand(outputs, writes=True)
     _same_type(source, target, "all_to_all")
     return _alltoallv(core, source, target, [t.numel() for t in inputs], [t.numel() for t in outputs])
@@ -193,10 +194,10 @@ def _elements(core: Core, tensor: Tensor, split: Sequence[int]) -> list[int]:
     rows = tensor.size(0) if tensor.dim() else 1
     if not split:
         if rows % core.ranks:
-            raise SpecError(f"all_to_all: {rows} rows cannot be split evenly among {core.ranks} ranks")
+            raise TorchSpecError(f"all_to_all: {rows} rows cannot be split evenly among {core.ranks} ranks")
         split = [rows // core.ranks] * core.ranks
     if len(split) != core.ranks or sum(split) != rows or min(split) < 0:
-        raise SpecError(f"all_to_all: the splits {list(split)} do not make {rows} rows on {core.ranks} ranks")
+        raise TorchSpecError(f"all_to_all: the splits {list(split)} do not make {rows} rows on {core.ranks} ranks")
     row = tensor.numel() // rows if rows else 0
     return [size * row for size in split]
 
@@ -204,23 +205,25 @@ def _elements(core: Core, tensor: Tensor, split: Sequence[int]) -> list[int]:
 def _rooted(core: Core, name: str, what: str, listed: Sequence[Tensor] | None, root: int, one: Tensor) -> None:
     if core.rank != root:
         if listed:
-            raise SpecError(f"{name}: only rank {root}, the root, gives the {what} list")
+            raise TorchSpecError(f"{name}: only rank {root}, the root, gives the {what} list")
         return
     if not listed or len(listed) != core.ranks:
-        raise SpecError(f"{name}: the root's {what} list has {len(listed or ())} tensors, not {core.ranks}")
+        raise TorchSpecError(f"{name}: the root's {what} list has {len(listed or ())} tensors, not {core.ranks}")
     for index, tensor in enumerate(listed):
         if tensor.numel() != one.numel() or tensor.dtype != one.dtype:
-            raise SpecError(f"{name}: tensor {index} of the {what} list differs in size or type from the other tensor")
+            raise TorchSpecError(
+                f"{name}: tensor {index} of the {what} list differs in size or type from the other tensor"
+            )
 
 
 def _same_type(source: Operand, target: Operand, name: str) -> None:
     if source.dtype != target.dtype:
-        raise SpecError(f"{name}: the input is {source.dtype}, the output {target.dtype}")
+        raise TorchSpecError(f"{name}: the input is {source.dtype}, the output {target.dtype}")
 
 
 def _whole(name: str, what: str, found: int, wanted: int) -> None:
     if found != wanted:
-        raise SpecError(f"{name}: the {what} has {found} elements, not {wanted}")
+        raise TorchSpecError(f"{name}: the {what} has {found} elements, not {wanted}")
 
 
 def in_turn(jobs: Sequence[Job]) -> Job:
@@ -244,5 +247,5 @@ def first(tensors: Any) -> Tensor:
     if isinstance(tensors, torch.Tensor):
         return tensors
     if len(tensors) != 1:
-        raise SpecError(f"{len(tensors)} tensors were given where one is taken")
+        raise TorchSpecError(f"{len(tensors)} tensors were given where one is taken")
     return tensors[0]  # type: ignore[no-any-return]

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 import torch.distributed.distributed_c10d
 
-from commlib.errors import SpecError
+from commlib.torch_backend.failures import TorchSpecError
 
 c10d: Any = torch.distributed.distributed_c10d
 """torch's module, of whatever version: what its stubs say of these classes differs between versions."""
+
+_bindings: Any = torch._C._distributed_c10d
 
 HAS_ASYNC_OP = hasattr(c10d.AllreduceOptions, "asyncOp")
 """Whether options say if the caller waits at once (``asyncOp``). Older torch does not tell: all calls are queued."""
@@ -33,6 +35,17 @@ _NAMES = {
 }
 PREMUL = int(c10d.ReduceOp.RedOpType.PREMUL_SUM)
 """The hash of a premul_sum: those differ by their factor."""
+
+
+WORKS_LIVE = hasattr(c10d.ProcessGroup, "all_gather_single")
+"""Whether torch keeps a Work written in Python alive while its C++ part waits for it; 2.6 forgets its methods."""
+
+
+def handed_over(work: Any) -> Any:
+    """The handle of an asynchronous call as this torch can take it: where Python's are forgotten, one of its own."""
+    if WORKS_LIVE:
+        return work
+    return _bindings._create_work_from_future(work.get_future())
 
 
 def is_async(options: Any) -> bool:
@@ -56,13 +69,13 @@ def reduction_of(op: Any) -> tuple[str, complex | None]:
     kind = op.op if isinstance(op, c10d.ReduceOp) else op
     name = _NAMES.get(kind.name)
     if name is None:
-        raise SpecError(f"{kind.name} is no reduction")
+        raise TorchSpecError(f"{kind.name} is no reduction")
     if name != "premul_sum":
         return name, None
     factor = op.__getstate__()[1]
     if isinstance(factor, torch.Tensor):
         if factor.numel() != 1:
-            raise SpecError(f"the factor of premul_sum has {factor.numel()} elements, not 1")
+            raise TorchSpecError(f"the factor of premul_sum has {factor.numel()} elements, not 1")
         factor = factor.item()
     return name, factor
 

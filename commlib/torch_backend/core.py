@@ -12,7 +12,8 @@ from torch.distributed import Work
 
 from commlib.collectives import Placement
 from commlib.errors import CommlibError
-from commlib.torch_backend.compat import profiling
+from commlib.torch_backend.catalogue import catalogue
+from commlib.torch_backend.compat import handed_over, profiling
 from commlib.torch_backend.failures import as_torch
 from commlib.torch_backend.operand import Operand, Rooms
 from commlib.torch_backend.request import Request
@@ -105,6 +106,12 @@ class Core:
         self.sequence = 0
         self.coalescing: list[Work] | None = None
         self.hot: dict[tuple[Any, ...], Callable[[], object]] = {}
+        catalogue().subscribe(self)
+
+    def forget(self) -> None:
+        """Choose algorithms anew from now on: there are others than before."""
+        self.hot.clear()
+        self.runner.forget()
 
     def issue(self, name: str, job: Job, asynchronous: bool, timeout: float, results: Sequence[Any] = ()) -> Work:
         """Make a call: here, if its caller waits for it and nothing is queued before it, else on the queue.
@@ -113,8 +120,10 @@ class Core:
             CommlibError: what a call that is made here ends with; torch's DistBackendError too.
         """
         if profiling():
-            return self._watched(name, job, asynchronous, timeout, results)
-        return self._issue(name, job, asynchronous, timeout, results)
+            work = self._watched(name, job, asynchronous, timeout, results)
+        else:
+            work = self._issue(name, job, asynchronous, timeout, results)
+        return work if work is DONE else handed_over(work)
 
     def _issue(self, name: str, job: Job, asynchronous: bool, timeout: float, results: Sequence[Any]) -> Work:
         self.sequence += 1
@@ -125,6 +134,7 @@ class Core:
         self.worker.submit(work, lambda: self._now(job, timeout))
         if not asynchronous:
             work.wait()
+            return DONE
         if self.coalescing is not None:
             self.coalescing.append(work)
         return work
@@ -219,6 +229,7 @@ class Core:
 
     def close(self) -> None:
         """End the queue and the runner."""
+        self.hot.clear()
         self.worker.close()
         self.runner.close()
         self.rooms.clear()

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.distributed import Work
 
-from commlib.errors import SpecError
 from commlib.torch_backend import collectives as make
 from commlib.torch_backend.barriers import monitored_barrier
 from commlib.torch_backend.collectives import first, in_turn
 from commlib.torch_backend.compat import c10d, is_async, options_of, reduction_of, seconds
 from commlib.torch_backend.core import Core, Job
+from commlib.torch_backend.failures import TorchSpecError
 from commlib.torch_backend.identity import Identity
 from commlib.torch_backend.opening import Opened, open_group
 from commlib.torch_backend.options import options_from
@@ -27,6 +28,8 @@ Tensors = Sequence[Tensor]
 
 NOT_HOT = (KeyError, ValueError, TypeError, AttributeError, RuntimeError)
 """What the look-up of a remembered call raises for one that is new, or for what is no single strided tensor."""
+
+BARRIER = ("barrier",)
 
 
 class CommlibGroup(Identity):
@@ -53,6 +56,8 @@ class CommlibGroup(Identity):
         super().__init__(given.group_rank, given.group_size, given.group_id, given.store)
         self._opened = opened
         self._core = Core(opened.runner, given.group_rank, given.group_size, timeout, given.group_id)
+        self._meet = make.allreduce(self._core, [torch.zeros(2, dtype=torch.uint8)], ("max", None), "barrier")
+        self._closer = weakref.finalize(self, _close, self._core, self._opened)
         self._hot, self._again = self._core.hot, self._core.again
 
     def _issue(
@@ -243,8 +248,14 @@ class CommlibGroup(Identity):
     def barrier(self, opts: Any = None, **named: Any) -> Work:
         """Wait for all ranks."""
         opts = options_of(c10d.BarrierOptions, named.pop("opts", opts), named)
-        job = make.allreduce(self._core, [torch.zeros(1, dtype=torch.uint8)], ("max", None), "barrier")
-        return self._issue("barrier", job, opts)
+        asynchronous, limit = is_async(opts), seconds(opts, self._core.timeout)
+        call = self._hot.get(BARRIER)
+        if call is not None and not asynchronous and limit == self._core.timeout and self._again(call):
+            return DONE
+        work = self._core.issue("barrier", self._meet, asynchronous, limit)
+        if call is None and not asynchronous:
+            self._core.remember(BARRIER, self._meet)
+        return work
 
     def monitored_barrier(self, timeout: Any = None, wait_all_ranks: bool = False) -> None:
         """Wait for all ranks; rank 0 names those that did not come."""
@@ -282,13 +293,29 @@ class CommlibGroup(Identity):
         return self._opened.split(self, new_ranks, *arguments, **named)
 
     def shutdown(self) -> None:
-        """Let go of everything; called by ``destroy_process_group``."""
-        self._core.close()
-        self._opened.close()
+        """Let go of everything; called by ``destroy_process_group``, and when nobody has the group any more."""
+        self._closer()
 
     def abort(self) -> None:
         """As ``shutdown``."""
         self.shutdown()
+
+
+def _close(core: Core, opened: Opened) -> None:
+    core.close()
+    opened.close()
+
+
+def flight_record(group: Any = None, last: int | None = None) -> Any:
+    """The last calls of a group on one host (default: the world): a ``FlightRecord`` with ``text()`` and ``json()``.
+
+    Raises:
+        SpecError: no group of this backend, or one that does not share memory.
+    """
+    found = c10d._get_default_group() if group is None else group
+    if not isinstance(found, CommlibGroup) or found._opened.session is None:
+        raise TorchSpecError("only commlib groups whose ranks share memory keep a flight record")
+    return found._opened.session.flight(last)
 
 
 def _key(kind: str, output: Tensor, input: Tensor, detail: int = 0) -> tuple[Any, ...]:
@@ -298,5 +325,5 @@ def _key(kind: str, output: Tensor, input: Tensor, detail: int = 0) -> tuple[Any
 
 def _listed(outputs: Any, ranks: int) -> Any:
     if len(outputs) != ranks:
-        raise SpecError(f"all_gather: the output list has {len(outputs)} tensors, not {ranks}")
+        raise TorchSpecError(f"all_gather: the output list has {len(outputs)} tensors, not {ranks}")
     return outputs

@@ -88,3 +88,11 @@ class Identity(c10d.ProcessGroup):  # type: ignore[misc]
 
     def _has_hooks(self) -> bool:
         return False
+
+    def merge_remote_group(self, *_: Any, **__: Any) -> Any:
+        """Not done.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("commlib groups cannot be merged with groups of other processes")

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch.distributed import Work
 
-from commlib.errors import SpecError
 from commlib.runtime.communicator import LONGEST
 from commlib.runtime.shm.options import ShmUnavailable
 from commlib.runtime.shm.session import ShmSession
-from commlib.runtime.tensors import check_tensor, check_writable, is_plain, plain
+from commlib.runtime.tensors import is_plain, plain
 from commlib.torch_backend.compat import c10d
+from commlib.torch_backend.failures import TorchSpecError
 from commlib.torch_backend.messages import MessageRunner, gloo_group
+from commlib.torch_backend.operand import check
 from commlib.torch_backend.options import Options
 from commlib.torch_backend.point_to_point import GlooPointToPoint, PointToPoint
 from commlib.torch_backend.runner import Runner, SoloRunner
@@ -42,13 +43,12 @@ class Opened:
 
     def send(self, tensor: torch.Tensor, peer: int, tag: int, timeout: float) -> Work:
         """Begin to send a tensor of any strides."""
-        check_tensor(tensor, "tensor to send")
+        check(tensor, "tensor to send", False)
         return self._with(peer, tag).send(plain(tensor).view(-1), peer, tag, timeout)
 
     def receive(self, tensor: torch.Tensor, peer: int | None, tag: int, timeout: float) -> Work:
         """Begin to receive a tensor of any strides."""
-        check_tensor(tensor, "tensor to receive")
-        check_writable(tensor, "tensor to receive")
+        check(tensor, "tensor to receive", True)
         messages = self._with(peer, tag)
         if is_plain(tensor):
             return messages.receive(tensor.detach().view(-1), peer, tag, timeout, None)
@@ -57,11 +57,11 @@ class Opened:
 
     def _with(self, peer: int | None, tag: int) -> PointToPoint:
         if peer is not None and (peer == self.rank or not 0 <= peer < self.ranks):
-            raise SpecError(f"rank {self.rank} of {self.ranks} cannot send to or receive from rank {peer}")
+            raise TorchSpecError(f"rank {self.rank} of {self.ranks} cannot send to or receive from rank {peer}")
         if self._messages is None:
-            raise SpecError("a group of one rank has nobody to send to or receive from")
+            raise TorchSpecError("a group of one rank has nobody to send to or receive from")
         if tag < 0:
-            raise SpecError(f"a tag is at least 0, not {tag}")
+            raise TorchSpecError(f"a tag is at least 0, not {tag}")
         return self._messages
 
     def split(

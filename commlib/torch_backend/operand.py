@@ -8,6 +8,7 @@ import torch
 
 from commlib.errors import SpecError
 from commlib.runtime.tensors import DTYPES, check_tensor, check_writable, is_plain
+from commlib.torch_backend.failures import TorchSpecError, as_torch
 
 REDUCIBLE = frozenset(DTYPES.values())
 """The element types that can be reduced; others can be moved, as integers of their size."""
@@ -47,13 +48,11 @@ class Operand:
         """
         what = "output" if writes else "input"
         for tensor in tensors:
-            check_tensor(tensor, what)
-            if writes:
-                check_writable(tensor, what)
+            check(tensor, what, writes)
         self.dtype = tensors[0].dtype
         if any(tensor.dtype != self.dtype for tensor in tensors):
             kinds = ", ".join(sorted({str(tensor.dtype) for tensor in tensors}))
-            raise SpecError(f"the tensors of one {what} list differ in type: {kinds}")
+            raise TorchSpecError(f"the tensors of one {what} list differ in type: {kinds}")
         self.tensors = tensors
         self.elements = sum(tensor.numel() for tensor in tensors)
         self.line = _line(tensors)
@@ -101,6 +100,20 @@ class Operand:
             return False
         ends = [(t.data_ptr(), t.data_ptr() + t.numel() * t.element_size()) for t in (self.line, other.line)]
         return ends[0][0] < ends[1][1] and ends[1][0] < ends[0][1]
+
+
+def check(tensor: torch.Tensor, what: str, writes: bool) -> None:
+    """Refuse what is no strided CPU tensor, or cannot be written to.
+
+    Raises:
+        SpecError: it is so.
+    """
+    try:
+        check_tensor(tensor, what)
+        if writes:
+            check_writable(tensor, what)
+    except SpecError as error:
+        raise as_torch(error) from None
 
 
 def _line(tensors: Sequence[torch.Tensor]) -> torch.Tensor | None:

@@ -35,9 +35,11 @@ class PointToPoint(Protocol):
 class GlooWork(PendingWork):
     """One message over gloo, which finishes when someone waits for it."""
 
-    def __init__(self, name: str, inner: Any, limit: timedelta, then: Callable[[], None] | None, keep: Any) -> None:
+    def __init__(
+        self, name: str, inner: Any, limit: timedelta, then: Callable[[], None] | None, keep: Any, peer: int | None
+    ) -> None:
         super().__init__(name, keep)
-        self._inner, self._limit, self._then = inner, limit, then
+        self._inner, self._limit, self._then, self._peer = inner, limit, then, peer
 
     def wait(self, timeout: timedelta | None = None) -> bool:
         """Wait until the message has left or come.
@@ -53,7 +55,7 @@ class GlooWork(PendingWork):
         try:
             self._inner.wait(limit)
         except RuntimeError as error:
-            self.finish(_meaning(self.name, error, limit))
+            self.finish(_meaning(self.name, error, limit, self._peer))
         else:
             if self._then is not None:
                 self._then()
@@ -73,11 +75,12 @@ class GlooWork(PendingWork):
         return super().get_future()
 
 
-def _meaning(name: str, error: RuntimeError, limit: timedelta) -> BaseException:
+def _meaning(name: str, error: RuntimeError, limit: timedelta, peer: int | None) -> BaseException:
     text = str(error).split("\n")[0]
     if "imed out" in text or "imeout" in text:
-        return as_torch(DeadlineError(f"{name} was not done within {limit.total_seconds()} s"))
-    return as_torch(PeerFailedError(f"{name}: the connection was lost ({text})"))
+        late = f"{name} was not done within {limit.total_seconds()} s"
+        return as_torch(DeadlineError(late, peer=peer, root=peer, cause="deadline"))
+    return as_torch(PeerFailedError(f"{name}: the connection was lost ({text})", peer=peer, root=peer, cause="gone"))
 
 
 class GlooPointToPoint:
@@ -89,7 +92,7 @@ class GlooPointToPoint:
     def send(self, line: torch.Tensor, peer: int, tag: int, timeout: float) -> PendingWork:
         """Begin to send."""
         inner = self._group.send([line], peer, tag)
-        return GlooWork(f"send to rank {peer} (tag {tag})", inner, timedelta(seconds=timeout), None, [line])
+        return GlooWork(f"send to rank {peer} (tag {tag})", inner, timedelta(seconds=timeout), None, [line], peer)
 
     def receive(
         self, line: torch.Tensor, peer: int | None, tag: int, timeout: float, then: Callable[[], None] | None
@@ -99,7 +102,7 @@ class GlooPointToPoint:
             inner, whose = self._group.recv_anysource([line], tag), "any rank"
         else:
             inner, whose = self._group.recv([line], peer, tag), f"rank {peer}"
-        return GlooWork(f"receive from {whose} (tag {tag})", inner, timedelta(seconds=timeout), then, [line])
+        return GlooWork(f"receive from {whose} (tag {tag})", inner, timedelta(seconds=timeout), then, [line], peer)
 
     def close(self) -> None:
         """The group belongs to someone else."""

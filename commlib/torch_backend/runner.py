@@ -38,6 +38,9 @@ class Runner(Protocol):
     def replay(self, prepared: Any, input: Line, output: Line, timeout: float) -> Callable[[], object] | None:
         """The same call as a function without arguments, as fast as can be; None if the runner has no such thing."""
 
+    def forget(self) -> None:
+        """Choose algorithms anew from now on."""
+
     def close(self) -> None:
         """Let go of everything."""
 
@@ -60,6 +63,9 @@ class SoloRunner:
 
     def replay(self, prepared: Request, input: Line, output: Line, timeout: float) -> None:
         """None."""
+
+    def forget(self) -> None:
+        """Nothing is chosen."""
 
     def close(self) -> None:
         """Nothing is held."""

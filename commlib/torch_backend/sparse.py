@@ -29,7 +29,8 @@ def allreduce_sparse(core: Core, tensor: torch.Tensor, op: Op) -> Job:
         indices = _gather(core, mine.indices().t().contiguous(), counts, timeout)
         values = _gather(core, mine.values().contiguous(), counts, timeout)
         total = torch.sparse_coo_tensor(indices.t(), values, mine.shape).coalesce()
-        tensor.detach().copy_(total)
+        with torch.no_grad():
+            tensor.copy_(total)
 
     return job
 

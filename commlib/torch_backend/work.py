@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -62,6 +62,7 @@ class PendingWork(Work):
         self.error: BaseException | None = None
         self._finished = False
         self._future: torch.futures.Future[Any] | None = None
+        self._outcome: torch.futures.Future[Any]
         self._guard = threading.Lock()
         self._running = threading.Lock()
         self._running.acquire()
@@ -74,16 +75,7 @@ class PendingWork(Work):
             future = self._future
         self._running.release()
         if future is not None:
-            self._settle(future)
-
-    def run(self, job: Callable[[], None]) -> None:
-        """Do the call here and finish."""
-        error = None
-        try:
-            job()
-        except BaseException as raised:
-            error = raised
-        self.finish(error)
+            future.set_result(None)
 
     def wait(self, timeout: timedelta | None = None) -> bool:
         """Wait until the call is done, at most ``timeout`` (default: as long as it takes; it has a deadline itself).
@@ -126,18 +118,20 @@ class PendingWork(Work):
         return self.results
 
     def get_future(self) -> torch.futures.Future[Any]:
-        """A future of the tensors that the call fills."""
+        """A future of the tensors that the call fills, or of the error, which is torch's RuntimeError then."""
         with self._guard:
-            if self._future is not None:
-                return self._future
-            self._future = torch.futures.Future()
-            if not self._finished:
-                return self._future
-        self._settle(self._future)
-        return self._future
+            if self._future is None:
+                self._future = torch.futures.Future()
+                self._outcome = self._future.then(self._settle)
+                finished = self._finished
+            else:
+                finished = False
+        if finished:
+            self._future.set_result(None)
+        return self._outcome
 
-    def _settle(self, future: torch.futures.Future[Any]) -> None:
-        if self.error is None:
-            future.set_result(self.results)
-        else:
-            future.set_exception(self.error)
+    def _settle(self, _future: Any) -> list[Any]:
+        """What the future becomes. torch's ``set_exception`` would make the error a value to its C++ part."""
+        if self.error is not None:
+            raise self.error
+        return self.results

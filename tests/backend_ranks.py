@@ -1,0 +1,43 @@
+"""Functions on ranks whose default group is a commlib one, for tests of the backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+
+import commlib.torch_backend
+from commlib.runtime.launcher import launch
+
+SECONDS = 30.0
+"""The time-out of the groups."""
+
+
+def run_on(ranks: int, function: Callable[..., Any], *args: Any, transport: str = "auto", **options: Any) -> list[Any]:
+    """``function(rank, *args)`` on each rank, in a world of commlib; the values by rank."""
+    return launch(_be, ranks, (function, args, {"transport": transport, **options}), timeout=100.0)
+
+
+def _be(rank: int, function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """Swap the launcher's gloo world for one of commlib, on the same store."""
+    store, ranks = dist.group.WORLD.get_group_store(), dist.get_world_size()
+    dist.destroy_process_group()
+    begin(dist.PrefixStore("backend", store), rank, ranks, **options)
+    value = function(rank, *args)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    return value
+
+
+def begin(store: Any, rank: int, ranks: int, timeout: float = SECONDS, **options: Any) -> None:
+    """Make a world of commlib."""
+    dist.init_process_group(
+        "commlib",
+        store=store,
+        rank=rank,
+        world_size=ranks,
+        timeout=timedelta(seconds=timeout),
+        pg_options=commlib.torch_backend.Options(**options),
+    )
