@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 NATIVE = Path("commlib/native")
-FLAGS = ["-std=gnu11", "-O3", "-fno-math-errno", "-ffp-contract=off", "-fvisibility=hidden"]
+FLAGS = ["-std=gnu11", "-O3", "-g0", "-fno-math-errno", "-ffp-contract=off", "-fvisibility=hidden"]
 
 setup(
     ext_modules=[

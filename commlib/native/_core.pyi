@@ -22,6 +22,7 @@ class Context:
 
     on_stall: Callable[[float, tuple[tuple[int, int, int, int, int], ...]], None] | None
     on_mismatch: Callable[[int], None] | None
+    on_error: Callable[[BaseException], None] | None
     trace: Callable[[int, int, int], None] | None
     timeout: float
 

@@ -95,7 +95,8 @@ static PyObject *context_new(PyTypeObject *type, PyObject *args, PyObject *keywo
     c->slice_ns = (int64_t)(slice * 1e9) + 1;
     c->n_records = records;
     c->synchronized = 1;
-    c->on_stall = Py_NewRef(on_stall), c->on_mismatch = Py_NewRef(on_mismatch), c->trace = Py_NewRef(Py_None);
+    c->on_stall = Py_NewRef(on_stall), c->on_mismatch = Py_NewRef(on_mismatch);
+    c->on_error = Py_NewRef(Py_None), c->trace = Py_NewRef(Py_None);
     PyObject *errors = PyImport_ImportModule("commlib.errors");
     c->spec_error = errors ? PyObject_GetAttrString(errors, "SpecError") : NULL;
     Py_XDECREF(errors);
@@ -109,14 +110,18 @@ static PyObject *context_new(PyTypeObject *type, PyObject *args, PyObject *keywo
 static int context_traverse(Context *c, visitproc visit, void *arg) {
     Py_VISIT(c->on_stall);
     Py_VISIT(c->on_mismatch);
+    Py_VISIT(c->on_error);
     Py_VISIT(c->trace);
     return 0;
 }
 
 static int context_clear(Context *c) {
-    PyObject *old[] = {c->on_stall, c->on_mismatch, c->trace};
-    c->on_stall = Py_NewRef(Py_None), c->on_mismatch = Py_NewRef(Py_None), c->trace = Py_NewRef(Py_None);
-    for (int i = 0; i < 3; i++) Py_XDECREF(old[i]);
+    PyObject **const held[] = {&c->on_stall, &c->on_mismatch, &c->on_error, &c->trace};
+    for (int i = 0; i < 4; i++) {
+        PyObject *old = *held[i];
+        *held[i] = Py_NewRef(Py_None);
+        Py_XDECREF(old);
+    }
     return 0;
 }
 
@@ -128,6 +133,7 @@ static void context_free(Context *c) {
     PyMem_RawFree(c->staging);
     Py_XDECREF(c->on_stall);
     Py_XDECREF(c->on_mismatch);
+    Py_XDECREF(c->on_error);
     Py_XDECREF(c->trace);
     Py_XDECREF(c->spec_error);
     Py_TYPE(c)->tp_free((PyObject *)c);
@@ -303,6 +309,7 @@ static PyMethodDef context_methods[] = {
 static PyMemberDef context_members[] = {
     FIELD(on_stall, T_OBJECT, 0, "Called with (seconds, waits) each slice while nothing moves; raises to end the call."),
     FIELD(on_mismatch, T_OBJECT, 0, "Called with the peer whose call is another; raises."),
+    FIELD(on_error, T_OBJECT, 0, "None, or called with the exception that ends a call that has begun."),
     FIELD(trace, T_OBJECT, 0, "None, or called with (threadblock, step, tile) when a step is first tried."),
     FIELD(timeout, T_DOUBLE, 0, "Seconds that the present call was given."),
     FIELD(calls, T_ULONGLONG, READONLY, "Calls begun."),

@@ -76,7 +76,7 @@ struct Context {
     uint64_t recorded;
     char *staging; /* for what is read out of other processes */
     int64_t staging_bytes;
-    PyObject *on_stall, *on_mismatch, *trace, *spec_error;
+    PyObject *on_stall, *on_mismatch, *on_error, *trace, *spec_error;
 };
 
 typedef struct {

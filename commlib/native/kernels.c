@@ -127,6 +127,7 @@ static int use(const Kernel *kernels, const char *name) {
 
 int use_instructions(const char *name) {
 #ifdef X86_SETS
+    __builtin_cpu_init();
     int wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
     if (wide && (!name || !strcmp(name, "avx512"))) return use(avx512_kernels, "avx512");

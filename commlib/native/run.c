@@ -204,6 +204,18 @@ static int may_run(const Context *c, const Table *t) {
     return !why;
 }
 
+/* Tell the owner of the exception that ends this call; the exception stays as it is. */
+static void tell_error(Context *c) {
+    if (c->on_error == Py_None) return;
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    PyObject *answer = PyObject_CallFunctionObjArgs(c->on_error, value, NULL);
+    if (!answer) PyErr_WriteUnraisable(c->on_error);
+    Py_XDECREF(answer);
+    PyErr_Restore(type, value, traceback);
+}
+
 int run_call(Context *c, Table *t, char *input, char *output, uint64_t input_word, uint64_t output_word) {
     if (!may_run(c, t)) return -1;
     Run r = {.context = c, .table = t, .guard = NONE, .idle = 1};
@@ -224,5 +236,6 @@ int run_call(Context *c, Table *t, char *input, char *output, uint64_t input_wor
     }
     c->broken = bad != 0;
     c->busy = 0;
+    if (bad) tell_error(c);
     return bad;
 }

@@ -112,9 +112,11 @@ def test_an_error_of_on_stall_ends_the_call_and_the_context():
 
     world = World("native", LAYOUT, give_up, 0.01)
     tables, inputs, outputs = world.take(tables_of(one_shot(2))), tensors(), tensors(0)
-    run = world.contexts[0].run
+    run, told = world.contexts[0].run, []
+    world.contexts[0].on_error = told.append
     with pytest.raises(StuckError):
         run(tables[0], inputs[0].ctypes.data, outputs[0].ctypes.data, 1.0)
+    assert [type(error) for error in told] == [StuckError]
     with pytest.raises(RuntimeError, match="failed"):
         run(tables[0], inputs[0].ctypes.data, outputs[0].ctypes.data, 1.0)
     (record,) = RECORD.iter_unpack(world.contexts[0].records())
