@@ -19,6 +19,7 @@ from commlib.cli.library import algorithms_command
 from commlib.cli.plugins import load_plugin, plugin_names
 from commlib.cli.run import run_command
 from commlib.cli.show import show_command
+from commlib.cli.tune import tune_command
 from commlib.cli.verify import verify_command
 from commlib.errors import CommlibError
 
@@ -130,6 +131,7 @@ def build_app() -> typer.Typer:
     app.command("show")(show_command)
     app.command("run")(run_command)
     app.command("bench")(bench_command)
+    app.command("tune")(tune_command)
     app.command("algorithms")(algorithms_command)
     app.command("demo")(demo_command)
     return app

@@ -21,11 +21,11 @@ def _staged(collective: str) -> Row:
 
 DEFAULTS = Registry(
     (
-        # One host. The limits of one_shot grow with what a second synchronisation costs: with the ranks.
-        Row("allreduce", "one_shot", Range(1, 2), _HERE, Range(0, 16 * K)),
-        Row("allreduce", "one_shot", Range(3, 4), _HERE, Range(0, 32 * K)),
-        Row("allreduce", "one_shot", Range(5), _HERE, Range(0, 16 * K)),
-        _shared("allreduce"),
+        # One host. One synchronisation less against (N + 3) S bytes instead of 7 S: with more ranks it pays for less.
+        _shared("allreduce", 16 * K),
+        Row("allreduce", "one_shot", Range(1, 4), _HERE, Range(0, 64 * K)),
+        Row("allreduce", "one_shot", Range(5, 8), _HERE, Range(0, 32 * K)),
+        Row("allreduce", "one_shot", Range(9), _HERE, Range(0, 16 * K)),
         _staged("allreduce"),
         Row("reduce", "one_shot", hosts=_HERE, bytes=_SMALL),
         _shared("reduce"),
