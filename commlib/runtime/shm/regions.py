@@ -43,7 +43,9 @@ Execute = Callable[[Any, int, int], None]
 BLOB = 64
 """Bytes that each rank tells the others."""
 _OFFER = struct.Struct("<qqqq")
+_WHAT = ("register memory", "unregister memory")
 _FINGERPRINT = 0x7265676973746572
+"""Of the exchange of offers to register; one more for those to unregister."""
 
 
 def exchange_table(rank: int, ranks: int) -> RankTable:
@@ -84,8 +86,9 @@ class Regions:
 
     def __init__(self, rank: int, pids: Sequence[int], context: Context) -> None:
         self._rank, self._ranks, self._pids, self._context = rank, len(pids), pids, context
-        self._handle: Any = None
+        self._handles: list[Any] = [None, None]
         self._own: list[_Own] = []
+        self._numbers = 0
         self._mapped: dict[tuple[int, int], Mapping] = {}
 
     def holds(self, address: int, size: int) -> bool:
@@ -100,7 +103,7 @@ class Regions:
     def register(self, tensor: torch.Tensor, execute: Execute) -> None:
         """See ``ShmSession.register``."""
         storage = tensor.untyped_storage()
-        known = next((own for own in self._own if own.address == storage.data_ptr() and own.size), None)
+        known = self._known(storage)
         if known is not None or not storage.nbytes():
             self._share(execute, known, -1)
             return
@@ -109,7 +112,26 @@ class Regions:
         except RuntimeError as error:
             self._share(execute, None, -1, f"this tensor's storage cannot move to shared memory: {error}")
             return
-        self._share(execute, _Own(len(self._own), storage.data_ptr(), size, storage), descriptor)
+        self._share(execute, self._make(storage.data_ptr(), size, storage), descriptor)
+
+    def unregister(self, tensor: torch.Tensor, execute: Execute) -> None:
+        """See ``ShmSession.unregister``."""
+        own = self._known(tensor.untyped_storage())
+        number = -1 if own is None else own.number
+        for peer, (_, theirs, _, _) in enumerate(self._exchange(execute, (1, number, 0, 0), 1)):
+            if theirs >= 0:
+                self._context.region(peer, theirs, 0, 0)
+                self._mapped.pop((peer, theirs), None)
+        if own is not None:
+            self._own.remove(own)
+
+    def _known(self, storage: torch.UntypedStorage) -> _Own | None:
+        return next((own for own in self._own if own.address == storage.data_ptr()), None)
+
+    def _make(self, address: int, size: int, keeper: Any) -> _Own:
+        """A new region; numbers are never used again."""
+        self._numbers += 1
+        return _Own(self._numbers, address, size, keeper)
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype, execute: Execute) -> torch.Tensor:
         """See ``ShmSession.empty``."""
@@ -125,7 +147,7 @@ class Regions:
         try:
             mapping = Mapping(descriptor, size)
             mapping.populate(0, size)
-            self._share(execute, _Own(len(self._own), mapping.address, size, mapping), descriptor)
+            self._share(execute, self._make(mapping.address, size, mapping), descriptor)
         finally:
             os.close(descriptor)
         return torch.from_numpy(np.asarray(mapping)).view(dtype).view(tuple(shape))
@@ -157,11 +179,11 @@ class Regions:
             self._context.region(peer, number, mapping.address, size)
         return ""
 
-    def _exchange(self, execute: Execute, offer: tuple[int, int, int, int]) -> list[tuple[int, ...]]:
-        if self._handle is None:
+    def _exchange(self, execute: Execute, offer: tuple[int, int, int, int], what: int = 0) -> list[tuple[int, ...]]:
+        if self._handles[what] is None:
             table = exchange_table(self._rank, self._ranks)
-            self._handle = self._context.table(table, _FINGERPRINT, b"register memory", 0)
+            self._handles[what] = self._context.table(table, _FINGERPRINT + what, _WHAT[what].encode(), 0)
         mine, all_ = np.zeros(BLOB, np.uint8), np.zeros(BLOB * self._ranks, np.uint8)
         mine[: _OFFER.size] = np.frombuffer(_OFFER.pack(*offer), np.uint8)
-        execute(self._handle, mine.ctypes.data, all_.ctypes.data)
+        execute(self._handles[what], mine.ctypes.data, all_.ctypes.data)
         return [_OFFER.unpack_from(all_.data, rank * BLOB) for rank in range(self._ranks)]

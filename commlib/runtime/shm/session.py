@@ -225,12 +225,20 @@ class ShmSession:
         """Move a tensor's storage to shared memory, in place, and have all ranks map it; all ranks call this.
 
         The tensor's address may change: views of the same storage move with it, raw addresses do not. It stays
-        registered, and its memory taken, until the session is closed. Ranks may register different sizes.
+        registered, and its memory taken, until ``unregister`` or until the session is closed. Ranks may register
+        different sizes.
 
         Raises:
             SpecError: on all ranks, if any rank's tensor cannot be moved. ExecutionError: as ``run``.
         """
         self._regions.register(tensor, self.execute)
+
+    def unregister(self, tensor: torch.Tensor) -> None:
+        """Give up a tensor's registration: its memory goes when the tensor does; all ranks call this.
+
+        A rank whose tensor is not registered takes part all the same. Raises: as ``register``.
+        """
+        self._regions.unregister(tensor, self.execute)
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """A new tensor in registered memory, with undefined content; all ranks call this.

@@ -22,6 +22,7 @@ from commlib.errors import CommlibError, DeadlineError, ExecutionError, Mismatch
 from commlib.ir.algorithm import Algorithm
 from commlib.runtime.launcher import launch, launch_outcomes
 from commlib.runtime.shm.options import ShmOptions, ShmUnavailable
+from commlib.runtime.shm.segment import anonymous_file
 from commlib.runtime.shm.session import REACH_READV, ShmSession
 
 BOTH = pytest.mark.parametrize("options", [PYTHON, SMALL], ids=["python", "default"])
@@ -289,3 +290,42 @@ def test_a_session_of_one_rank() -> None:
     with ShmSession.open(store, 0, 1, PYTHON) as session:
         assert session.empty((3, 4)).shape == (3, 4)
     assert store.num_keys() <= 1
+
+
+def _unregister(rank: int, options: ShmOptions) -> list[int]:
+    with open_session(rank, 2, options) as session:
+        counts = [0]
+        for _ in range(3):
+            tensor = session.empty((100_000,))
+            assert session.is_registered(tensor.data_ptr(), 400_000)
+            other = torch.zeros(100_000 * rank + 1)
+            session.register(other)
+            assert run_case(session, ShmCase(shared(2), 100)) is None
+            session.unregister(tensor)
+            session.unregister(other)
+            assert not session.is_registered(tensor.data_ptr(), 400_000)
+            del tensor, other
+            gc.collect()
+            counts.append(_registered_mappings())
+    return counts
+
+
+def _registered_mappings() -> int:
+    with open("/proc/self/maps") as maps:
+        return sum("/dev/shm/torch_" in line for line in maps)
+
+
+@BOTH
+def test_what_is_unregistered_is_free(options: ShmOptions) -> None:
+    for counts in launch(_unregister, 2, (options,)):
+        assert counts[1:] == [0] * 3
+
+
+def test_shared_memory_without_memfd_has_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = shared_memory_files()
+    monkeypatch.delattr(os, "memfd_create")
+    descriptor = anonymous_file(8192)
+    assert os.fstat(descriptor).st_size == 8192
+    assert os.fstat(descriptor).st_mode & 0o777 == 0o600
+    assert shared_memory_files() == before
+    os.close(descriptor)
