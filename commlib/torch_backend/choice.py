@@ -62,10 +62,12 @@ class Situation:
 
     @property
     def nodes(self) -> int:
-        """How many hosts, if the ranks are dealt to them evenly and in order, else 1."""
+        """How many hosts, if the ranks are dealt to them evenly, in order, several to each; else 1."""
         count = len(set(self.hosts))
         local = self.ranks // count if count else 0
-        even = count > 1 and all(self.hosts[rank] == self.hosts[rank // local * local] for rank in range(self.ranks))
+        even = 1 < count < self.ranks and all(
+            self.hosts[rank] == self.hosts[rank // local * local] for rank in range(self.ranks)
+        )
         return count if even and local * count == self.ranks else 1
 
 

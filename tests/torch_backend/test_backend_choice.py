@@ -1,0 +1,248 @@
+"""The choice of algorithm on real groups: user algorithms, tables and new files, always the same on all ranks."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from backend_ranks import run_on
+
+from commlib.algorithms import build
+from commlib.collectives import ROOTED, Placement
+from commlib.dsl import OneSidedProgram
+from commlib.errors import ExecutionError, FormatError, SpecError, VerificationError
+from commlib.formats import save
+from commlib.native import core
+from commlib.runtime.debug import logger
+from commlib.runtime.defaults import DEFAULTS
+from commlib.runtime.registry import Machine, Range, Registry, Row, this_machine, write_registry
+from commlib.torch_backend import flight_record, register_algorithm, reload_algorithms, unregister_algorithm
+from commlib.torch_backend.catalogue import catalogue
+from commlib.torch_backend.choice import Choice, Situation, choose
+from commlib.torch_backend.request import Request
+
+ENVIRONMENT = ("MSCCL_XML_FILES", "MSCCL_ALGO_DIR", "COMMLIB_ALGO_DIR", "COMMLIB_TUNING", "COMMLIB_DEBUG")
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No file and no table of the user's; a catalogue of this test's own."""
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COMMLIB_CACHE", str(tmp_path / "cache"))
+    catalogue.cache_clear()
+    yield
+    catalogue.cache_clear()
+    logger.handlers.clear()
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True
+
+
+def reduced(elements: int) -> list[str]:
+    """Sum tensors of ones, and which algorithms that took, the comparisons of choices not counted."""
+    ranks, before = dist.get_world_size(), len(flight_record().calls)
+    tensor = torch.ones(elements)
+    dist.all_reduce(tensor)
+    if not torch.equal(tensor, torch.full((elements,), float(ranks))):
+        raise RuntimeError(f"wrong: {tensor}")
+    made = [call for call in flight_record().calls[before:] if call.collective == "allreduce"]
+    return [call.algorithm for call in made if call.algorithm != "choice"]
+
+
+def wrong_allreduce(ranks: int) -> Any:
+    k = OneSidedProgram("wrong", build("allreduce", "one_shot", ranks).collective)
+    for rank in range(ranks):
+        k.threadblock(rank).copy(k.input(rank)[0], k.output(rank)[0])
+    return k.algorithm()
+
+
+def files_come_and_go(rank: int, folder: str) -> list[list[str]]:
+    """What runs as files of a folder come and go; rank 0 writes them."""
+    path, found = Path(folder) / "mine.xml", [reduced(10)]
+    if rank == 0:
+        save(build("allreduce", "ring", 3), path, min_bytes=0, max_bytes=4000, dialect="executor")
+    dist.barrier()
+    found += [reduced(10), reduced(11), reduced(2000)]
+    reload_algorithms()
+    found += [reduced(10)]
+    if rank == 0:
+        save(wrong_allreduce(3), Path(folder) / "aaa.json")
+        path.unlink()
+    dist.barrier()
+    found += [reduced(12)]
+    return found
+
+
+def test_new_files_run_without_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMMLIB_ALGO_DIR", str(tmp_path))
+    expected = [["one_shot_allreduce"]] * 2 + [["ring_allreduce"], ["one_shot_allreduce"], ["ring_allreduce"]]
+    for found in run_on(3, files_come_and_go, str(tmp_path)):
+        assert found == [*expected, ["one_shot_allreduce"]]
+
+
+def registered_in_python(_rank: int) -> list[Any]:
+    """An algorithm replaces a remembered choice, and goes again; wrong ones are refused."""
+    found: list[Any] = [reduced(10), reduced(10)]
+    register_algorithm(build("allreduce", "allpairs", 2), max_bytes=100)
+    found += [reduced(10), reduced(30)]
+    register_algorithm(build("allreduce", "staged", 2), placement="out")
+    found += [reduced(10)]
+    for algorithm in (wrong_allreduce(2), "none.xml"):
+        try:
+            register_algorithm(algorithm)
+        except (VerificationError, FormatError) as error:
+            found.append(type(error).__name__)
+    found += [unregister_algorithm("allpairs_allreduce"), unregister_algorithm("allpairs_allreduce"), reduced(10)]
+    return found
+
+
+def test_algorithms_come_and_go_from_python() -> None:
+    one_shot, allpairs = ["one_shot_allreduce"], ["allpairs_allreduce"]
+    expected = [one_shot, one_shot, allpairs, one_shot, allpairs, "VerificationError", "FormatError", True, False]
+    for found in run_on(2, registered_in_python):
+        assert found == [*expected, one_shot]
+
+
+def one_rank_registers(rank: int) -> str:
+    if rank == 0:
+        register_algorithm(build("allreduce", "ring", 2))
+    try:
+        reduced(10)
+    except (ExecutionError, RuntimeError) as error:
+        return str(error)
+    return ""
+
+
+def test_ranks_that_would_choose_differently_are_told() -> None:
+    for text in run_on(2, one_rank_registers):
+        assert "allreduce choice" in text
+        assert "one_shot_allreduce" in text
+
+
+def files_differ(rank: int, folder: str) -> list[str]:
+    os.environ["MSCCL_ALGO_DIR"] = f"{folder}/{rank}"
+    found = []
+    for _ in range(2):
+        try:
+            reduced(10)
+        except (SpecError, RuntimeError) as error:
+            found.append(str(error))
+        Path(f"{folder}/1/mine.xml").unlink(missing_ok=True)
+        dist.barrier()
+    return [*found, *reduced(10)]
+
+
+def files_differ_over_gloo(rank: int, folder: str) -> list[str]:
+    os.environ["MSCCL_ALGO_DIR"] = f"{folder}/{rank}"
+    try:
+        dist.all_reduce(torch.ones(10))
+    except RuntimeError as error:
+        return [str(error)]
+    return []
+
+
+@pytest.mark.parametrize(("transport", "function"), [("shm", files_differ), ("gloo", files_differ_over_gloo)])
+def test_ranks_with_different_files_are_told_and_can_go_on(tmp_path: Path, transport: str, function: Any) -> None:
+    (tmp_path / "1").mkdir()
+    save(build("allreduce", "ring", 2), tmp_path / "1" / "mine.xml")
+    for found in run_on(2, function, str(tmp_path), transport=transport):
+        assert found[0].startswith("ranks 0 and ranks 1 would choose from different algorithms")
+        assert found[1:] == (["one_shot_allreduce"] if transport == "shm" else [])
+
+
+def tuned(_rank: int) -> list[list[str]]:
+    return [reduced(elements) for elements in (10, 100, 100_000)]
+
+
+def table(machine: Machine) -> Registry:
+    rows = (
+        Row("allreduce", "mine", Range(2, 2)),
+        Row("allreduce", "recursive_halving_doubling", bytes=Range(0, 40)),
+        Row("allreduce", "staged", bytes=Range(41, 1000)),
+        Row("allgather", "ring"),
+    )
+    return Registry(rows, "", machine)
+
+
+def test_the_table_of_this_machine_is_obeyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    native = core is not None and os.environ.get("COMMLIB_NATIVE", "1") != "0"
+    path = tmp_path / "t.json"
+    monkeypatch.setenv("COMMLIB_TUNING", str(path))
+    write_registry(table(this_machine(native)), path)
+    staged = ["staged_allreduce"]
+    for found in run_on(2, tuned):
+        assert found == [["recursive_halving_doubling_allreduce"], staged, staged]
+    write_registry(table(Machine("another", 99, native)), path)
+    for found in run_on(2, tuned):
+        assert found == [["one_shot_allreduce"], ["one_shot_allreduce"], staged]
+
+
+# The choice itself, without processes
+
+
+def taken(request: Request, situation: Situation, refuse: tuple[str, ...] = ()) -> str:
+    def attempt(choice: Choice) -> str:
+        if choice.algorithm.name in refuse:
+            raise VerificationError("refused here")
+        return choice.algorithm.name
+
+    return choose(request, situation, attempt, lambda number, _: [number] * situation.ranks)
+
+
+def test_the_defaults_by_size_ranks_and_memory() -> None:
+    small, large = (Request("allreduce", n, torch.float32, "sum", None, Placement.IN) for n in (100, 10**6))
+    here = Situation(4, shared=True)
+    assert taken(small, here) == "one_shot_allreduce"
+    assert taken(large, here) == "staged_allreduce"
+    assert taken(large, Situation(4, shared=True, registered=True)) == "shared_allreduce"
+    assert taken(large, here, ("staged_allreduce",)) == "ring_allreduce"
+    assert taken(large, Situation(4, shared=False)) == "ring_allreduce"
+    assert taken(small, Situation(4, shared=False)) == "allpairs_allreduce"
+    assert taken(large, Situation(4, shared=False, hosts=(0, 0, 1, 1))) == "hierarchical_allreduce"
+    for hosts in ((0, 1, 0, 1), (0, 0, 0, 1), (0, 1, 2, 3)):
+        assert Situation(4, shared=False, hosts=hosts).nodes == 1
+    with pytest.raises(SpecError, match=r"no algorithm can run allreduce - float32 sum 100 in: .*refused here"):
+        taken(small, here, ("one_shot_allreduce", "staged_allreduce", "allpairs_allreduce", "ring_allreduce"))
+
+
+def test_every_request_of_the_backend_has_a_default_on_any_ranks() -> None:
+    for name in sorted({row.collective for row in DEFAULTS.rows}):
+        root = 0 if name in ROOTED else None
+        for ranks in (1, 2, 5):
+            sizes = tuple((3,) * ranks for _ in range(ranks)) if name == "alltoallv" else None
+            for placement in Placement:
+                request = Request(name, 3, torch.float32, "sum", root, placement, sizes)
+                for shared in (True, False):
+                    assert taken(request, Situation(ranks, shared)).endswith(f"_{name}")
+
+
+def test_a_user_algorithm_on_others_tensors_needs_a_way_to_them() -> None:
+    request = Request("broadcast", 3000, torch.float32, None, 1, Placement.IN)
+    register_algorithm(build("broadcast", "shared", 2, 1))
+    assert taken(request, Situation(2, True)) == "staged_broadcast"
+    assert taken(request, Situation(2, True, readv=True)) == "shared_broadcast"
+    assert taken(request, Situation(2, False)) == "binomial_broadcast"
+    assert taken(request, Situation(2, True, registered=True)) == "shared_broadcast"
+    assert (
+        taken(Request("broadcast", 3000, torch.float32, None, 0), Situation(2, True, readv=True)) == "staged_broadcast"
+    )
+
+
+def test_info_says_what_runs_and_why(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COMMLIB_DEBUG", "INFO")
+    catalogue.cache_clear()
+    request = Request("alltoall", 10, torch.float32, None, None, Placement.IN)
+    register_algorithm(build("alltoall", "direct", 2))
+    assert taken(request, Situation(2, True)) == "staged_alltoall"
+    taken(request, Situation(2, True, rank=1))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "commlib INFO alltoall float32 10 in, 80 bytes on 2 ranks over shared memory -> staged_alltoall (row "
+    )
+    assert line.endswith("of the defaults); passed over: direct_alltoall of Python: not proved in place")
