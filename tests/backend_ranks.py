@@ -23,6 +23,7 @@ def run_on(ranks: int, function: Callable[..., Any], *args: Any, transport: str 
 def _be(rank: int, function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """Swap the launcher's gloo world for one of commlib, on the same store."""
     store, ranks = dist.group.WORLD.get_group_store(), dist.get_world_size()
+    dist.barrier()  # gloo's connections are complete on all ranks before one closes its own
     dist.destroy_process_group()
     begin(dist.PrefixStore("backend", store), rank, ranks, **options)
     value = function(rank, *args)

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from commlib.torch_backend.registration import register
 
 if TYPE_CHECKING:
+    from commlib.torch_backend.buckets import register_tensor as register_tensor
+    from commlib.torch_backend.buckets import registered_empty as registered_empty
     from commlib.torch_backend.catalogue import register_algorithm as register_algorithm
     from commlib.torch_backend.catalogue import reload_algorithms as reload_algorithms
     from commlib.torch_backend.catalogue import unregister_algorithm as unregister_algorithm
@@ -29,6 +31,8 @@ _HOME = {
     "Options": "options",
     "flight_record": "group",
     "register_algorithm": "catalogue",
+    "register_tensor": "buckets",
+    "registered_empty": "buckets",
     "reload_algorithms": "catalogue",
     "unregister_algorithm": "catalogue",
 }
@@ -39,6 +43,8 @@ __all__ = [
     "flight_record",
     "register",
     "register_algorithm",
+    "register_tensor",
+    "registered_empty",
     "reload_algorithms",
     "unregister_algorithm",
 ]

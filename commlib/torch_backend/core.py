@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.distributed import Work
@@ -25,8 +25,17 @@ Job = Callable[[float], None]
 """A call to make, with its timeout in seconds."""
 
 
+LARGE = 256 << 10
+"""Bytes from which a tensor is worth registered memory."""
 _HOT = 1024
 """Calls that a group remembers by the addresses of their tensors."""
+
+
+class Buckets(Protocol):
+    """Moves tensors that are reduced again and again to memory that other ranks reach."""
+
+    def settle(self, core: Core, line: Line, timeout: float) -> None:
+        """Before an allreduce of a line (inside a job): all ranks decide alike, and move it or not."""
 
 
 class Transfer:
@@ -51,6 +60,8 @@ class Transfer:
 
     def __call__(self, timeout: float) -> None:
         """Run it."""
+        if self.core.buckets is not None and self.request.collective == "allreduce" and self.target is not None:
+            self.core.buckets.settle(self.core, self.target.line, timeout)
         if self.spread and self.source is not None and self.target is not None:
             self.core.spread(self.request, self.source, self.target, timeout)
         else:
@@ -73,8 +84,11 @@ class Transfer:
         return self._planned(given, taken)
 
     def _planned(self, given: Line, taken: Line) -> Callable[[], object] | None:
-        runner = self.core.runner
-        return runner.replay(runner.prepare(self.request), given, taken, self.core.timeout)
+        core, runner = self.core, self.core.runner
+        registered = runner.registered(given, taken)
+        if core.buckets is not None and not registered and self.request.bytes >= LARGE:
+            return None
+        return runner.replay(runner.prepare(self.request, registered), given, taken, core.timeout)
 
     def _spread_again(self, given: torch.Tensor, taken: torch.Tensor) -> Callable[[], object] | None:
         """By addresses: what is kept must not keep the tensors alive."""
@@ -105,6 +119,7 @@ class Core:
         self.rooms = Rooms()
         self.sequence = 0
         self.coalescing: list[Work] | None = None
+        self.buckets: Buckets | None = None
         self.hot: dict[tuple[Any, ...], Callable[[], object]] = {}
         catalogue().subscribe(self)
 
@@ -201,7 +216,8 @@ class Core:
     def run(self, request: Request, input: Line, output: Line, timeout: float, factor: complex | None = None) -> None:
         """Run a request on lines (inside a job), which are viewed as the request's type."""
         given, taken = (None if line is None else line.view(request.dtype) for line in (input, output))
-        self.runner.run(self.runner.prepare(request), given, taken, factor, timeout)
+        registered = factor is None and self.runner.registered(given, taken)
+        self.runner.run(self.runner.prepare(request, registered), given, taken, factor, timeout)
 
     def in_place(self, request: Request, line: torch.Tensor) -> tuple[Line, Line]:
         """The input and the output of this rank in its line."""

@@ -11,13 +11,14 @@ from torch.distributed import Work
 
 from commlib.torch_backend import collectives as make
 from commlib.torch_backend.barriers import monitored_barrier
+from commlib.torch_backend.buckets import RepeatedTensors
 from commlib.torch_backend.collectives import first, in_turn
 from commlib.torch_backend.compat import c10d, is_async, options_of, reduction_of, seconds
 from commlib.torch_backend.core import Core, Job
 from commlib.torch_backend.failures import TorchSpecError
 from commlib.torch_backend.identity import Identity
 from commlib.torch_backend.opening import Opened, open_group
-from commlib.torch_backend.options import options_from
+from commlib.torch_backend.options import Options, options_from
 from commlib.torch_backend.point_to_point import ManyWorks
 from commlib.torch_backend.sparse import allreduce_sparse
 from commlib.torch_backend.work import DONE
@@ -50,13 +51,15 @@ class CommlibGroup(Identity):
         chosen = options_from(options)
         timeout = given.timeout.total_seconds()
         opened = open_group(given.store, given.group_rank, given.group_size, timeout, given.group_id, chosen)
-        return cls(opened, given, timeout)
+        return cls(opened, given, timeout, chosen)
 
-    def __init__(self, opened: Opened, given: Any, timeout: float) -> None:
+    def __init__(self, opened: Opened, given: Any, timeout: float, chosen: Options) -> None:
         super().__init__(given.group_rank, given.group_size, given.group_id, given.store)
         self._opened = opened
         self._core = Core(opened.runner, given.group_rank, given.group_size, timeout, given.group_id)
         self._meet = make.allreduce(self._core, [torch.zeros(2, dtype=torch.uint8)], ("max", None), "barrier")
+        if chosen.register_buckets and opened.session is not None:
+            self._core.buckets = RepeatedTensors()
         self._closer = weakref.finalize(self, _close, self._core, self._opened)
         self._hot, self._again = self._core.hot, self._core.again
 
@@ -304,6 +307,18 @@ class CommlibGroup(Identity):
 def _close(core: Core, opened: Opened) -> None:
     core.close()
     opened.close()
+
+
+def core_of(group: Any = None) -> Core:
+    """What a group (default: the world) runs its calls with.
+
+    Raises:
+        SpecError: no group of this backend.
+    """
+    found = c10d._get_default_group() if group is None else group
+    if not isinstance(found, CommlibGroup):
+        raise TorchSpecError(f"{type(found).__name__} is no group of the backend commlib")
+    return found._core
 
 
 def flight_record(group: Any = None, last: int | None = None) -> Any:

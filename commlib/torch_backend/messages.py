@@ -51,7 +51,7 @@ class MessageRunner:
         self._communicator = Communicator(group, timeout=min(timeout, LONGEST))
         self._prepared: OrderedDict[Request, _Prepared] = OrderedDict()
 
-    def prepare(self, request: Request) -> _Prepared:
+    def prepare(self, request: Request, registered: bool = False) -> _Prepared:  # noqa: ARG002
         """Choose the algorithm; the Communicator plans when it runs."""
         found = self._prepared.get(request)
         if found is None:
@@ -75,6 +75,14 @@ class MessageRunner:
         mine, everyone = torch.tensor([number]), torch.empty(self._communicator.ranks, dtype=torch.int64)
         self.run(self._choose(request, agree=False), mine, everyone, None, self._communicator.timeout)
         return everyone.tolist()
+
+    def registered(self, *lines: Line) -> bool:  # noqa: ARG002
+        """No: ranks on other hosts cannot."""
+        return False
+
+    def register(self, line: torch.Tensor) -> bool:  # noqa: ARG002
+        """Nothing is done."""
+        return False
 
     def forget(self) -> None:
         """Choose anew from now on."""

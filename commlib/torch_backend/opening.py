@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -85,7 +86,7 @@ class Opened:
             group_rank=list(ranks).index(self.rank),
             group_size=len(ranks),
             group_id=name,
-            timeout=timeout or parent.timeout,
+            timeout=timeout or timedelta(seconds=parent._core.timeout),
         )
         group = type(parent).create(given, opts)
         group._set_group_desc(group_desc or "undefined")

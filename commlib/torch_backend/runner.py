@@ -20,8 +20,11 @@ class Runner(Protocol):
     In place, ``input`` and ``output`` lie in one span as ``Collective.in_place_offsets`` says.
     """
 
-    def prepare(self, request: Request) -> Any:
+    def prepare(self, request: Request, registered: bool = False) -> Any:
         """What calls of one request share: algorithm, proof, layout, plan. Kept by the runner.
+
+        Args:
+            registered: other ranks reach the tensors of the call where they lie, on all ranks.
 
         Raises:
             VerificationError: the algorithm is not proved.
@@ -38,6 +41,12 @@ class Runner(Protocol):
     def replay(self, prepared: Any, input: Line, output: Line, timeout: float) -> Callable[[], object] | None:
         """The same call as a function without arguments, as fast as can be; None if the runner has no such thing."""
 
+    def registered(self, *lines: Line) -> bool:
+        """Whether other ranks reach these tensors where they lie."""
+
+    def register(self, line: torch.Tensor) -> bool:
+        """Move a tensor's storage to where other ranks reach it (all ranks call this); False where none can."""
+
     def forget(self) -> None:
         """Choose algorithms anew from now on."""
 
@@ -48,7 +57,7 @@ class Runner(Protocol):
 class SoloRunner:
     """A group of one rank: each collective copies its input to its output."""
 
-    def prepare(self, request: Request) -> Request:
+    def prepare(self, request: Request, registered: bool = False) -> Request:  # noqa: ARG002
         """Nothing is planned."""
         return request
 
@@ -63,6 +72,14 @@ class SoloRunner:
 
     def replay(self, prepared: Request, input: Line, output: Line, timeout: float) -> None:
         """None."""
+
+    def registered(self, *lines: Line) -> bool:  # noqa: ARG002
+        """No: there are no others."""
+        return False
+
+    def register(self, line: torch.Tensor) -> bool:  # noqa: ARG002
+        """Nothing to do."""
+        return False
 
     def forget(self) -> None:
         """Nothing is chosen."""

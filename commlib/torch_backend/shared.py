@@ -38,6 +38,7 @@ class SharedRunner:
 
     def __init__(self, session: ShmSession) -> None:
         self._session = session
+        self._registers = False
         self._plans: OrderedDict[tuple[Request, bool], Plan] = OrderedDict()
 
     def prepare(self, request: Request, registered: bool = False) -> Plan:
@@ -70,6 +71,19 @@ class SharedRunner:
         mine, everyone = torch.tensor([number]), torch.empty(self._session.ranks, dtype=torch.int64)
         self.run(self._plan(request, False, agree=False), mine, everyone, None, self._session.timeout)
         return everyone.tolist()
+
+    def registered(self, *lines: Line) -> bool:
+        """Whether all of them lie in memory that was registered."""
+        if not self._registers:
+            return False
+        holds = self._session.is_registered
+        return all(line is None or holds(line.data_ptr(), line.numel() * line.element_size()) for line in lines)
+
+    def register(self, line: torch.Tensor) -> bool:
+        """Move a tensor's storage to memory that all ranks map."""
+        self._session.register(line)
+        self._registers = True
+        return True
 
     def forget(self) -> None:
         """Choose anew from now on."""

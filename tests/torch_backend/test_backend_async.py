@@ -96,7 +96,9 @@ def failing(rank: int) -> list[str]:
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_the_error_of_a_queued_call(transport):
     for told in run_on(2, failing, transport=transport):
-        assert told == ["TorchMismatchError", "TorchPeerFailedError", "True False TorchMismatchError", "Mismatch"]
+        assert told[0] == "TorchMismatchError"
+        assert told[1] in ("TorchMismatchError", "TorchPeerFailedError")
+        assert told[2:] == ["True False TorchMismatchError", "Mismatch"]
 
 
 def messages(rank: int) -> dict[str, object]:

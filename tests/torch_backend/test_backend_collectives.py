@@ -134,7 +134,7 @@ def moves(rank: int) -> dict[str, object]:
     large = torch.zeros(n * 40_000)
     large[rank * 40_000 : (rank + 1) * 40_000] = rank + 1
     dist.all_gather_into_tensor(large, large[rank * 40_000 : (rank + 1) * 40_000])
-    got["all_gather in its output"] = large[::40_000].tolist() + [float(large.sum())]
+    got["all_gather in its output"] = [*large[::40_000].tolist(), float(large.sum())]
     coalesced = [[torch.zeros(1), torch.zeros(2)] for _ in range(n)]
     dist.all_gather_coalesced(coalesced, [torch.full((1,), rank + 1.0), torch.full((2,), rank + 2.0)])
     got["all_gather_coalesced"] = [[t.tolist() for t in row] for row in coalesced]
