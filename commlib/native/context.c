@@ -241,9 +241,9 @@ static PyObject *context_records(Context *c, PyObject *unused) {
     return bytes;
 }
 
-typedef int64_t (*Stream)(Context *c, int peer, char *memory, int64_t bytes);
+typedef int64_t (*RingCopy)(Context *c, int peer, char *memory, int64_t bytes);
 
-static PyObject *stream(Context *c, PyObject *args, Stream function) {
+static PyObject *ring_copy(Context *c, PyObject *args, RingCopy function) {
     int peer;
     PyObject *address;
     long long bytes;
@@ -262,16 +262,16 @@ static PyObject *stream(Context *c, PyObject *args, Stream function) {
     return PyLong_FromLongLong(moved);
 }
 
-static int64_t write_stream(Context *c, int peer, char *memory, int64_t bytes) {
+static int64_t write_ring(Context *c, int peer, char *memory, int64_t bytes) {
     return ring_write(c, peer, memory, bytes);
 }
 
 static PyObject *context_ring_write(Context *c, PyObject *args) {
-    return stream(c, args, write_stream);
+    return ring_copy(c, args, write_ring);
 }
 
 static PyObject *context_ring_read(Context *c, PyObject *args) {
-    return stream(c, args, ring_read);
+    return ring_copy(c, args, ring_read);
 }
 
 static PyObject *context_wait_rings(Context *c, PyObject *timeout) {

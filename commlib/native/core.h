@@ -28,6 +28,8 @@ typedef struct {
     int64_t width, tiles, itemsize;
     uint64_t fingerprint, bytes, work; /* bytes written over all tiles; bytes read and written in a full tile */
     Combine combine;
+    int64_t input_extent, output_extent; /* bytes from the tensors' beginning that the table touches */
+    Stream stream; /* NULL: the outputs are not so large that they should pass the caches */
     Step *steps;
     Move *moves;
     Operand *operands;
@@ -37,6 +39,7 @@ typedef struct {
     int32_t *threadblocks;
     int32_t *tensors; /* bases of other ranks' inputs and outputs that are used; `foreign` of them */
     uint8_t *remote;  /* of each move: reads such a base */
+    uint8_t *outputs; /* of each move: writes its own output */
     Cursor *cursors;
     char **addresses; /* room for those of one move's operands */
     int64_t n_steps, n_moves, n_operands, n_depends, n_sends, n_receives;

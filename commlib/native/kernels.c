@@ -102,6 +102,7 @@ static inline generic_halves narrow_halves(generic_floats v) {
 #define NAME(x) avx2_##x
 #define TARGET __attribute__((target("avx2,f16c,fma")))
 #define VBYTES 32
+#define STREAM(p, v) _mm256_stream_si256((__m256i *)(void *)(p), (__m256i)(v))
 #define HALF_TO_FLOAT(v) ((avx2_f32)_mm256_cvtph_ps((__m128i)(v)))
 #define FUSED(a, b, c) FUSE(a, b, c)
 #define FLOAT_TO_HALF(v) ((avx2_half)_mm256_cvtps_ph((__m256)(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
@@ -110,17 +111,24 @@ static inline generic_halves narrow_halves(generic_floats v) {
 #define NAME(x) avx512_##x
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma")))
 #define VBYTES 64
+#define STREAM(p, v) _mm512_stream_si512((__m512i *)(void *)(p), (__m512i)(v))
 #define HALF_TO_FLOAT(v) ((avx512_f32)_mm512_cvtph_ps((__m256i)(v)))
 #define FUSED(a, b, c) FUSE(a, b, c)
 #define FLOAT_TO_HALF(v) ((avx512_half)_mm512_cvtps_ph((__m512)(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
 #include "kernels_body.h"
 #endif
 
+static void plain_copy(char *to, const char *from, size_t bytes) {
+    memcpy(to, from, bytes);
+}
+
 static const Kernel *chosen = generic_kernels;
+static Stream chosen_stream = plain_copy;
 static const char *chosen_name = "generic";
 
-static int use(const Kernel *kernels, const char *name) {
+static int use(const Kernel *kernels, Stream stream, const char *name) {
     chosen = kernels;
+    chosen_stream = stream;
     chosen_name = name;
     return 1;
 }
@@ -130,11 +138,11 @@ int use_instructions(const char *name) {
     __builtin_cpu_init();
     int wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
-    if (wide && (!name || !strcmp(name, "avx512"))) return use(avx512_kernels, "avx512");
+    if (wide && (!name || !strcmp(name, "avx512"))) return use(avx512_kernels, avx512_stream, "avx512");
     int middle = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("fma");
-    if (middle && (!name || !strcmp(name, "avx2"))) return use(avx2_kernels, "avx2");
+    if (middle && (!name || !strcmp(name, "avx2"))) return use(avx2_kernels, avx2_stream, "avx2");
 #endif
-    if (!name || !strcmp(name, "generic")) return use(generic_kernels, "generic");
+    if (!name || !strcmp(name, "generic")) return use(generic_kernels, plain_copy, "generic");
     return 0;
 }
 
@@ -146,6 +154,10 @@ Combine find_combine(const char *dtype, const char *combine) {
     for (const Kernel *k = chosen; k->dtype; k++)
         if (!strcmp(k->dtype, dtype) && !strcmp(k->combine, combine)) return k->function;
     return NULL;
+}
+
+Stream find_stream(void) {
+    return chosen_stream;
 }
 
 /* In blocks, so that the source is read from memory once, however many destinations there are. */

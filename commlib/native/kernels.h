@@ -11,6 +11,10 @@ typedef void (*Combine)(char *const *destinations, int to, const char *const *so
 /* The kernel of an element type and a combine, by the names of DTYPES and Combine in Python; NULL: there is none. */
 Combine find_combine(const char *dtype, const char *combine);
 
+/* A copy past the caches, where the machine has such stores. */
+typedef void (*Stream)(char *to, const char *from, size_t bytes);
+Stream find_stream(void);
+
 void copy_all(char *const *destinations, int to, const char *source, size_t bytes);
 
 /* Choose the instructions: "avx512", "avx2" or "generic", or NULL for the best there is; 0 if this machine lacks it. */

@@ -2,6 +2,7 @@
  *   TARGET       the function attribute,       NAME(x)  the name of x in this set,
  *   VBYTES       bytes of a vector register,
  *   HALF_TO_FLOAT(v), FLOAT_TO_HALF(v)         vectors of VBYTES / 4 halves and floats,
+ *   STREAM(p, v)                               optional: a store of a vector past the caches,
  *   FUSED(a, b, c)                             a * b + c, rounded once where the set can.
  * Each combine goes once through memory, four registers of every source at a time, whatever their number. */
 
@@ -136,6 +137,24 @@ HALVES(bfloat16)
 COMPLEX(complex64_prod, float)
 COMPLEX(complex128_prod, double)
 
+/* A copy past the caches, for what will not be read before it would have left them; ends with a store fence, because
+ * such stores keep no order. Whole vectors of aligned destinations only: the ends are copied plainly. */
+#ifdef STREAM
+TARGET static void NAME(stream)(char *to, const char *from, size_t bytes) {
+    size_t head = (size_t)(-(uintptr_t)to & (VBYTES - 1)), at;
+    if (head > bytes) head = bytes;
+    memcpy(to, from, head);
+    for (at = head; at + 4 * VBYTES <= bytes; at += 4 * VBYTES) {
+        NAME(u64) a = NAME(bits_or_in)(from + at, 0), b = NAME(bits_or_in)(from + at, 1);
+        NAME(u64) c = NAME(bits_or_in)(from + at, 2), d = NAME(bits_or_in)(from + at, 3);
+        STREAM(to + at, a), STREAM(to + at + VBYTES, b);
+        STREAM(to + at + 2 * VBYTES, c), STREAM(to + at + 3 * VBYTES, d);
+    }
+    memcpy(to + at, from + at, bytes - at);
+    _mm_sfence();
+}
+#endif
+
 #define FOUR(type)                                                                                                   \
     {#type, "sum", NAME(type##_sum)}, {#type, "prod", NAME(type##_prod)}, {#type, "min", NAME(type##_min)}, {        \
         #type, "max", NAME(type##_max)                                                                               \
@@ -158,6 +177,7 @@ static const Kernel NAME(kernels)[] = {
 #undef HALF_TO_FLOAT
 #undef FLOAT_TO_HALF
 #undef FUSED
+#undef STREAM
 #undef INLINE
 #undef COMBINE
 #undef IN_PLAIN

@@ -1,7 +1,7 @@
 /* Moves: where their operands are in this tile, then one pass over memory. */
 #include "run.h"
 
-enum { STAGE_BYTES = 65536 };
+enum { STAGE_BYTES = 65536, STREAM_BLOCK = 16384 };
 
 /* Sources that can only be read through the system are brought here block by block. `from` holds all sources. */
 static int combine_remote(Run *r, const Move *m, char **to, int tos, char **from, int froms, size_t bytes) {
@@ -37,6 +37,26 @@ static int copy_remote(Run *r, const Move *m, char **to, int tos, const char *fr
     return 0;
 }
 
+/* Its own output is written past the caches, the rest is not; in blocks that the first-level cache holds. */
+static void stream_move(const Run *r, const Move *m, char **to, int tos, const char **from, int froms, size_t bytes) {
+    const Table *t = r->table;
+    char sums[STREAM_BLOCK] __attribute__((aligned(64)));
+    char *const out[] = {sums};
+    const char *near[froms];
+    for (size_t at = 0; at < bytes; at += STREAM_BLOCK) {
+        size_t part = bytes - at < STREAM_BLOCK ? bytes - at : STREAM_BLOCK;
+        for (int i = 0; i < froms; i++) near[i] = from[i] + at;
+        if (froms > 1) t->combine(out, 1, near, froms, part);
+        const char *result = froms > 1 ? sums : near[0];
+        for (int i = 0; i < tos; i++) {
+            if (t->operands[m->destination_low + i].base == OWN_OUTPUT)
+                r->stream(to[i] + at, result, part);
+            else if (to[i] + at != result)
+                memcpy(to[i] + at, result, part);
+        }
+    }
+}
+
 static int do_move(Run *r, const Move *m, size_t bytes) {
     Table *t = r->table;
     char **address = t->addresses;
@@ -48,6 +68,8 @@ static int do_move(Run *r, const Move *m, size_t bytes) {
         address[i] = base + o->offset + r->tile * o->stride;
     }
     int remote = t->reach == 2 && t->remote[m - t->moves];
+    if (r->stream && t->outputs[m - t->moves] && !remote && bytes >= STREAM_BLOCK / 4)
+        return stream_move(r, m, address + froms, tos, (const char **)address, froms, bytes), 0;
     if (froms == 1)
         return remote ? copy_remote(r, m, address + 1, tos, address[0], bytes)
                       : (copy_all(address + 1, tos, address[0], bytes), 0);

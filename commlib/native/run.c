@@ -187,6 +187,12 @@ static void set_bases(Context *c, const Table *t, char *input, char *output) {
     }
 }
 
+/* Not where most of the output is an input that has just been read: it is in the cache already. */
+static Stream stream_of(const Table *t, const char *input, const char *output) {
+    int overlap = input < output + t->output_extent && output < input + t->input_extent;
+    return overlap && 2 * t->input_extent > t->output_extent ? NULL : t->stream;
+}
+
 static Record *begin_record(Context *c, const Table *t) {
     if (!c->n_records) return NULL;
     Record *record = &c->records[c->recorded++ % (uint64_t)c->n_records];
@@ -225,6 +231,7 @@ int run_call(Context *c, Table *t, char *input, char *output, uint64_t input_wor
     set_bases(c, t, input, output);
     write_board(&r, input_word, output_word);
     Record *record = begin_record(c, t);
+    if (t->stream) r.stream = stream_of(t, input, output);
     if (t->work > LONG_WORK) give_up_gil(&r);
     int bad = 0;
     for (r.tile = 0; !bad && r.tile < t->tiles; r.tile++) bad = run_epoch(&r);

@@ -12,6 +12,7 @@ typedef struct {
     PyThreadState *saved; /* not NULL: the GIL has been given up */
     int32_t guard;        /* the rank whose DONE is waited for, or NONE */
     uint64_t guard_epoch;
+    Stream stream;        /* how its own output is written, if not plainly */
     int idle; /* the call has not begun: nothing is waited for */
 } Run;
 

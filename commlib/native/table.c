@@ -1,6 +1,10 @@
 /* Tables: read from RankTable's arrays, and checked, so that the step loop cannot leave the memory it was given. */
 #include "core.h"
 
+#include <stdio.h>
+
+enum { DEFAULT_CACHE = 32 << 20 };
+
 /* A copy of attribute `name` of the RankTable, `count` records of `size` bytes; NULL with an exception. */
 static void *copied(PyObject *rank_table, const char *name, size_t size, int64_t *count) {
     PyObject *array = PyObject_GetAttrString(rank_table, name);
@@ -74,8 +78,9 @@ static int read_arrays(Table *t, PyObject *r) {
     t->blocks = (int32_t)blocks;
     t->cursors = PyMem_Calloc((size_t)blocks + 1, sizeof *t->cursors);
     t->remote = PyMem_Calloc((size_t)t->n_moves + 1, 1);
+    t->outputs = PyMem_Calloc((size_t)t->n_moves + 1, 1);
     t->addresses = PyMem_Calloc((size_t)t->n_operands + 1, sizeof *t->addresses);
-    if (t->cursors && t->remote && t->addresses) return 0;
+    if (t->cursors && t->remote && t->outputs && t->addresses) return 0;
     PyErr_NoMemory();
     return -1;
 }
@@ -123,6 +128,11 @@ static int operand_fits(const Table *t, const Step *s, const Operand *o, int64_t
     return o->offset >= 0 && o->stride >= 0 && (room == INT64_MAX || end + (t->tiles - 1) * o->stride <= room);
 }
 
+static void note_extent(Table *t, const Operand *o, int64_t length) {
+    int64_t *extent = o->base == OWN_INPUT ? &t->input_extent : &t->output_extent, end = o->offset + length * t->itemsize;
+    if ((o->base == OWN_INPUT || o->base == OWN_OUTPUT) && *extent < end) *extent = end;
+}
+
 static int move_fits(Table *t, const Step *s, const Move *m) {
     const Context *c = t->context;
     if (!within(m->source_low, m->destination_low, t->n_operands) || m->high < m->destination_low) return 0;
@@ -135,6 +145,8 @@ static int move_fits(Table *t, const Step *s, const Move *m) {
         int tensor = o->base >= PEERS && (o->base - PEERS) % 3 != 2 && (o->base - PEERS) / 3 != c->rank;
         if (tensor && !t->reach) return 0;
         if (tensor && i < m->destination_low) t->remote[m - t->moves] = 1;
+        note_extent(t, o, m->length);
+        if (o->base == OWN_OUTPUT && i >= m->destination_low) t->outputs[m - t->moves] = 1;
     }
     t->work += (uint64_t)(elements * t->itemsize * (m->high - m->source_low));
     t->bytes += (uint64_t)(m->length * t->itemsize * (m->high - m->destination_low));
@@ -180,6 +192,27 @@ static int check(Table *t) {
     return 0;
 }
 
+/* Bytes of the last cache as the system has it; sysconf multiplies it on some machines. */
+static uint64_t last_cache(void) {
+    static uint64_t known;
+    unsigned long long kilobytes = 0;
+    FILE *file = known ? NULL : fopen("/sys/devices/system/cpu/cpu0/cache/index3/size", "r");
+    if (file) {
+        if (fscanf(file, "%lluK", &kilobytes) != 1) kilobytes = 0;
+        fclose(file);
+    }
+    if (!known) known = kilobytes ? kilobytes << 10 : DEFAULT_CACHE;
+    return known;
+}
+
+/* Outputs of all ranks that are beyond twice the last cache are written past it: they could not stay there. */
+static void choose_stream(Table *t) {
+    uint64_t bytes = 0;
+    for (int64_t m = 0; m < t->n_moves; m++)
+        if (t->outputs[m]) bytes += (uint64_t)(t->moves[m].length * t->itemsize);
+    if (bytes * (uint64_t)t->context->ranks > 2 * last_cache()) t->stream = find_stream();
+}
+
 /* The bases of other ranks' tensors, which each call must find anew. */
 static int note_tensors(Table *t) {
     const Context *c = t->context;
@@ -212,6 +245,7 @@ Table *table_new(Context *context, PyObject *rank_table, uint64_t fingerprint, P
         Py_DECREF(t);
         return NULL;
     }
+    choose_stream(t);
     context->tables++;
     t->context = NULL;
     return t;
@@ -220,7 +254,7 @@ Table *table_new(Context *context, PyObject *rank_table, uint64_t fingerprint, P
 static void table_free(Table *t) {
     void *parts[] = {t->steps, t->moves,        t->operands, t->depends, t->block,  t->sends,
                      t->receives, t->threadblocks, t->tensors,  t->remote,  t->cursors,
-                     t->addresses};
+                     t->addresses, t->outputs};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) PyMem_Free(parts[i]);
     PyObject_Free(t);
 }

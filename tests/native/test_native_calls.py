@@ -315,3 +315,28 @@ def test_no_table_leads_out_of_its_memory(data):
             assert operand["offset"] >= 0
             limit = {2: LAYOUT.lane, 3: LAYOUT.slot, 4: LAYOUT.slot, PEERS + 5: LAYOUT.lane}.get(int(operand["base"]))
             assert limit is None or operand["offset"] + 4 * int(move["length"]) <= limit
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("instructions", ["generic", "avx2", "avx512"])
+def test_outputs_beyond_the_cache(in_place, instructions):
+    """Large outputs are written past the caches: odd sizes and addresses, sums and copies; nothing beyond the end."""
+    try:
+        core.use_instructions(instructions)
+    except ValueError:
+        pytest.skip(f"this machine has no {instructions}")
+    elements, world = 10_000_003, World("native", SegmentLayout(2, 1 << 18, 4096, 4, 1000))
+    memory = [np.full((2, elements + 32), 1, dtype=np.int32) for _ in range(2)]
+    inputs = [rows[0, 1 : elements + 1] for rows in memory]
+    outputs = inputs if in_place else [rows[1, 3 : elements + 3] for rows in memory]
+    layout = plan_layout(staged(2), Placement.IN if in_place else Placement.OUT, elements)
+    limits = TableLimits(1 << 18, 4096, 4, 32)
+    tables = world.take([tabulate(staged(2), layout, rank, 4, "int32", "sum", limits, False) for rank in range(2)])
+    core.use_instructions(None)
+    inputs[0][::1000] = np.arange(0, elements, 1000)
+    wanted = inputs[0] + inputs[1]
+    world.call(tables, inputs, outputs)
+    for output, rows in zip(outputs, memory, strict=True):
+        np.testing.assert_array_equal(output, wanted)
+        assert (rows[:, elements + 3 :] == 1).all()
+        assert (rows[:, 0] == 1).all()
