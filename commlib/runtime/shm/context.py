@@ -19,6 +19,7 @@ import numpy as np
 
 from commlib.errors import SpecError
 from commlib.runtime.shm.control import (
+    ALARM,
     BOARD,
     BOARD_ENTRY,
     BOARD_TEXT,
@@ -78,7 +79,8 @@ class PythonContext:
             which the context is unusable, or returns to wait on.
         records: how many calls the flight ring holds.
 
-    Attributes ``on_mismatch``: called with a peer that makes another call, raises; ``trace``: called with threadblock,
+    Attributes ``on_mismatch``: called with a peer that makes another call, raises; ``on_error``: called with the
+    exception that ends a call that has begun; ``trace``: called with threadblock,
     step and tile when a step is first tried, None by default; ``timeout``: of the running call, for ``on_stall``.
     """
 
@@ -104,8 +106,10 @@ class PythonContext:
         self.checked = [0] * ranks
         self.links = Links(self, layout, segments)
         self._rings = Rings(rank, layout, segments, self.bells, spins + yields, slice_seconds)
+        self._on_stall = on_stall
         self.timeout = 0.0
         self.on_mismatch: Callable[[int], Any] | None = None
+        self.on_error: Callable[[BaseException], Any] | None = None
         self.trace: Trace | None = None
         self._peers = [peer for peer in range(ranks) if peer != rank]
         self._regions: dict[tuple[int, int], tuple[int, int]] = {}
@@ -268,6 +272,8 @@ class PythonContext:
         try:
             if self._refusal:
                 raise RuntimeError(f"rank {self.rank}: {self._refusal}")
+            if self.bells.halves[self.rank][ALARM // 4]:
+                self._on_stall(0.0, ())
             self._record(replay)
         finally:
             self._busy.release()
@@ -284,9 +290,12 @@ class PythonContext:
             self._enter(replay)
             self._run(replay)
             state = DONE_WELL
+        except BaseException as error:  # whatever it is, also an interrupt, others may wait for this rank
+            self._refusal = f"a call failed on this context, number {self.calls}"
+            if self.on_error is not None:
+                self.on_error(error)
+            raise
         finally:
-            if state == FAILED:
-                self._refusal = f"a call failed on this context, number {self.calls}"
             ended = time.monotonic_ns()
             RECORD.pack_into(self._records, at, self.calls, table.number, state, table.bytes, began, ended)
 

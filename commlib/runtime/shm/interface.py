@@ -35,6 +35,7 @@ class Context(Protocol):
 
     timeout: float
     on_mismatch: Callable[[int], Any] | None
+    on_error: Callable[[BaseException], Any] | None
     trace: Trace | None
 
     def table(self, rank_table: RankTable, fingerprint: int, text: bytes, reach: int) -> Table:

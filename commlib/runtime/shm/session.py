@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -18,7 +17,6 @@ from commlib.collectives import Buffer, Placement
 from commlib.errors import ExecutionError, SpecError
 from commlib.ir.algorithm import Algorithm
 from commlib.runtime.flight import FlightRecord, Recorder, listen
-from commlib.runtime.shm.control import ENTERED
 from commlib.runtime.shm.interface import REACH_NONE, REACH_READV, REACH_REGIONS, Context
 from commlib.runtime.shm.load import load_context, native_is_built
 from commlib.runtime.shm.options import ShmOptions, ShmUnavailable
@@ -79,8 +77,7 @@ class ShmSession:
             options.records,
         )  # fmt: skip
         stall.context = self.context
-        self.context.on_mismatch = self.watch.on_mismatch
-        self._entered = controls[rank].cast("B")[ENTERED : ENTERED + 8].cast("Q")
+        self.context.on_mismatch, self.context.on_error = self.watch.on_mismatch, self.watch.report
         self.tables: dict[int, str] = {}
         self._prepared: OrderedDict[Launch, Prepared] = OrderedDict()
         self._busy = threading.Lock()
@@ -195,8 +192,9 @@ class ShmSession:
         try:
             self.watch.refuse()
             seconds = self.timeout if timeout is None else timeout
-            with self._reporting():
-                self.context.run(handle, input, output, seconds)
+            self.context.run(handle, input, output, seconds)
+        except RuntimeError as error:  # the context's own: closed, in a call, or failed before
+            raise ExecutionError(f"rank {self.rank}: {error}", rank=self.rank) from error
         finally:
             self._busy.release()
 
@@ -205,21 +203,15 @@ class ShmSession:
     ) -> Callable[[], None]:
         """``run`` with everything looked up ahead. ``keep``: what must live as long as the function (the tensors).
 
-        The native function does not ask first whether the group has failed: it finds out when it has to wait.
+        Where ``run`` raises ExecutionError because the session is closed, in a call, or has failed before, it may
+        raise RuntimeError.
         """
         self._check_exposed(prepared, input, output)
         seconds = self.timeout if timeout is None else timeout
         call = self.context.planned(prepared.handle, input, output, seconds)
-        if not self.native:
-            call = partial(self._replayed, call)
         kept: Any = partial(call)
         kept.keep = (self, keep)
         return cast(Callable[[], None], kept)
-
-    def _replayed(self, call: Callable[[], None]) -> None:
-        self.watch.refuse()
-        with self._reporting():
-            call()
 
     def register(self, tensor: torch.Tensor) -> None:
         """Move a tensor's storage to shared memory, in place, and have all ranks map it; all ranks call this.
@@ -255,19 +247,6 @@ class ShmSession:
     def flight(self, last: int | None = None) -> FlightRecord:
         """The last calls of this rank, with algorithm, bytes, state and times; see ``commlib.runtime.flight``."""
         return self._recorder.record(last=last)
-
-    @contextlib.contextmanager
-    def _reporting(self) -> Iterator[None]:
-        """Tell the others when a call fails that has begun; what was refused before that concerns nobody else."""
-        before = self._entered[0]
-        try:
-            yield
-        except BaseException as error:
-            if self._entered[0] != before:
-                self.watch.report(error)
-            if isinstance(error, RuntimeError):  # the context's own: closed, in a call, or failed before
-                raise ExecutionError(f"rank {self.rank}: {error}", rank=self.rank) from error
-            raise
 
     def _check_exposed(self, prepared: Prepared, input: int, output: int) -> None:
         if prepared.launch.reach != REACH_REGIONS:
