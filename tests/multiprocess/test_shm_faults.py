@@ -25,6 +25,7 @@ from commlib.runtime.shm.session import Prepared, ShmOptions, ShmSession
 FULL = bool(os.environ.get("COMMLIB_FULL"))
 RANKS = 4
 CORES = [True, False]
+SOME = CORES if FULL else [True]
 
 
 @pytest.mark.parametrize("strike", strikes(200 if FULL else 4, 4), ids=str)
@@ -179,7 +180,7 @@ def _raises(rank: int, native: bool, interrupt: bool) -> list[str]:
     return [type(caught.value).__name__, str(caught.value)]
 
 
-@pytest.mark.parametrize("native", CORES)
+@pytest.mark.parametrize("native", SOME)
 def test_a_rank_that_raises_tells_the_others(native: bool) -> None:
     for name, text in launch(_raises, RANKS, (native, False), 30):
         assert name in ("PeerFailedError", "ExecutionError")
@@ -208,7 +209,7 @@ def _slow(rank: int, native: bool) -> list[bool]:
     return found
 
 
-@pytest.mark.parametrize("native", CORES if FULL else [True])
+@pytest.mark.parametrize("native", SOME)
 def test_a_slow_rank_is_waited_for(native: bool) -> None:
     assert launch(_slow, RANKS, (native,), 30) == [[True] * 4] * RANKS
 
@@ -244,7 +245,7 @@ def _closed(rank: int, native: bool) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("native", CORES)
+@pytest.mark.parametrize("native", SOME)
 def test_a_rank_that_closed_is_named(native: bool) -> None:
     found = launch(_closed, RANKS, (native,), 30)
     assert all("rank 3 closed its session after call 1" in found[rank] for rank in range(3))
@@ -294,7 +295,7 @@ def test_ranks_that_call_differently_all_say_who_did_what(native: bool, odd: int
             assert seconds < 2.5
 
 
-@pytest.mark.parametrize("native", CORES)
+@pytest.mark.parametrize("native", SOME)
 def test_ranks_that_are_all_killed_leave_nothing(native: bool) -> None:
     """Each kills itself, the last ones in a call that waits for the first: before they could notice that."""
     before = traces()
@@ -331,7 +332,7 @@ def _recorded(rank: int, native: bool) -> list[Any]:
     return [caught.value.fields["flight"], record.text(), record.json()]
 
 
-@pytest.mark.parametrize("native", CORES)
+@pytest.mark.parametrize("native", SOME)
 def test_the_flight_record_shows_the_last_calls(native: bool) -> None:
     for rank, answer in enumerate(launch(_recorded, RANKS, (native,), 30)):
         if rank != 1:
@@ -356,7 +357,7 @@ def _asked(rank: int, native: bool, place: str) -> bool:
     return call_once(session, prepared, 0)
 
 
-@pytest.mark.parametrize("native", CORES)
+@pytest.mark.parametrize("native", SOME)
 def test_the_flight_record_is_written_on_a_signal_while_a_rank_waits(native: bool, tmp_path: Path) -> None:
     assert launch(_asked, RANKS, (native, str(tmp_path)), 30) == [True] * RANKS
     texts = [file.read_text() for file in tmp_path.iterdir() if file.suffix == ".txt"]
