@@ -45,7 +45,7 @@ def open_session(
     rank: int, ranks: int, options: ShmOptions = SMALL, name: str = "s", timeout: float = 30.0
 ) -> ShmSession:
     """A session over the launcher's store."""
-    store = dist.PrefixStore(f"shm-test-{name}", dist.group.WORLD.get_group_store())
+    store = dist.PrefixStore(f"shm-test-{name}", dist.distributed_c10d._get_default_store())
     return ShmSession.open(store, rank, ranks, options, timeout)
 
 
