@@ -122,6 +122,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="where to write all that was found")
     parser.add_argument("--show", type=Path, help="print the tables of a file written by --json, and measure nothing")
     parser.add_argument("--markdown", action="store_true", help="tables in Markdown")
+    parser.add_argument("--only", default="", help="print only tables whose title has this text")
     options = parser.parse_args()
     options.sizes = options.sizes or (QUICK_SIZES if options.quick else SIZES)
     options.rounds = options.rounds or (5 if options.quick else 10)
@@ -135,7 +136,7 @@ def main() -> int:
     found = json.loads(options.show.read_text()) if options.show else run(options)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
-    print(render(found, options.markdown))
+    print(render(found, options.markdown, options.only))
     return int(any(not record["right"] for record in found["records"]))
 
 

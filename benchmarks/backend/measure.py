@@ -20,7 +20,8 @@ BATCH_SECONDS = 0.003
 MOST_CALLS = 10_000
 LIVES = 4
 READ_BYTES = 128 << 20
-READ_SECONDS = 0.1
+READ_PIECE = 4 << 20
+READ_SECONDS = 0.2
 
 
 def p10(values: Sequence[float]) -> float:
@@ -182,9 +183,16 @@ class Table:
         return {"ranks": self.ranks, "rates": rates}, [record for record in records if record.times]
 
     def _reading(self) -> float:
-        """Aggregate bytes per second of the ranks, each on a buffer beyond the cache; the better kernel's."""
-        answers = self.crew("native").ask("read", bytes=READ_BYTES, seconds=READ_SECONDS)
-        return max(sum(float(answer[kernel]) for answer in answers) for kernel in answers[0])
+        """Bytes per second that the ranks read together, each a buffer beyond the cache; the better kernel's."""
+        answers = self.crew("native").ask("read", bytes=READ_BYTES, piece=READ_PIECE, seconds=READ_SECONDS)
+        return max(together([answer[kernel] for answer in answers]) for kernel in answers[0])
+
+
+def together(times: Sequence[Sequence[float]]) -> float:
+    """Bytes per second while all ranks were reading; ``times``: of each rank, its beginning, then each piece's end."""
+    began, ended = max(each[0] for each in times), min(each[-1] for each in times)
+    pieces = sum(sum(began < end <= ended for end in each) for each in times)
+    return pieces * READ_PIECE / (ended - began) if ended > began else 0.0
 
 
 @contextlib.contextmanager

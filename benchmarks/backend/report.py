@@ -14,13 +14,13 @@ TORCH_HEAD = ("ranks", "size", "gloo p10", "median", "commlib p10", "median", "x
 MPI_HEAD = ("ranks", "size", *MPIS, "library", "x", "registered", "x", "torch call", "x")
 
 
-def render(found: dict[str, Any], markdown: bool) -> str:
-    """All tables of a run."""
+def render(found: dict[str, Any], markdown: bool, only: str = "") -> str:
+    """The tables of a run whose titles have the text ``only``."""
     figures = Figures(found)
     table = _markdown if markdown else _aligned
     parts = [about(found)]
     for title, head, rows in sections(figures):
-        if rows:
+        if rows and only in title:
             parts.append(f"{'## ' if markdown else ''}{title}\n\n{table(head, rows)}")
     return "\n\n".join(parts)
 

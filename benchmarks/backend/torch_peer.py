@@ -92,21 +92,26 @@ def torch_call(cell: Cell, group: Any, given: torch.Tensor, taken: torch.Tensor)
     return calls[cell.collective]
 
 
-def read(bytes: int, seconds: float) -> dict[str, float]:
-    """Bytes per second that this rank reads of a buffer, by the kernels that were found to be the fastest."""
-    buffer = np.ones(bytes // 4, np.float32)
-    whole = buffer.view(np.int32)
-    kernels: dict[str, Callable[[], Any]] = {"dot": lambda: np.dot(buffer, buffer), "max": whole.max}
-    rates = {}
+def read(bytes: int, piece: int, seconds: float) -> dict[str, list[float]]:
+    """Read a buffer in pieces again and again: when each piece was done, the first time being the beginning.
+
+    By the kernels that were found to read fastest; times are of the clock that all processes share.
+    """
+    buffer = np.ones([bytes // piece, piece // 4], np.float32)
+    kernels: dict[str, Callable[[Any], Any]] = {
+        "dot": lambda row: np.dot(row, row),
+        "max": lambda row: row.view(np.int32).max(),
+    }
+    found = {}
     for name, kernel in kernels.items():
-        kernel()
         dist.barrier()
-        count, began = 0, time.perf_counter()
-        while time.perf_counter() - began < seconds:
-            kernel()
-            count += 1
-        rates[name] = count * bytes / (time.perf_counter() - began)
-    return rates
+        times = [time.monotonic()]
+        while times[-1] - times[0] < seconds:
+            for row in buffer:
+                kernel(row)
+                times.append(time.monotonic())
+        found[name] = times
+    return found
 
 
 def main() -> None:
