@@ -68,11 +68,10 @@ def tune_command(
 
     sizes = sweep(_within(begin), _within(end), factor)
     chosen = _collectives(collective or [])
-    target = output or tuning_file()
+    target = _writable(output or tuning_file())
     counts = list(dict.fromkeys(ranks or [max(2, os.cpu_count() or 1)]))
     measured = _measure_all(counts, chosen, sizes, rounds, timeout, as_json)
     found = _registry(measured, target)
-    target.parent.mkdir(parents=True, exist_ok=True)
     write_registry(found, target)
     if as_json:
         out_json({"file": str(target), "machine": str(found.machine), "measured": [_as_json(m) for m in measured]})
@@ -86,6 +85,17 @@ def _within(text: str) -> int:
     if not 1 <= size <= MAX_SIZE:
         raise typer.BadParameter(f"{text} is not between 1 and {format_size(MAX_SIZE)}")
     return size
+
+
+def _writable(target: Path) -> Path:
+    """Makes the folder; to know of it before minutes of measuring."""
+    from commlib.errors import FormatError
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FormatError(f"{target}: cannot be written: {error.strerror}", file=str(target)) from error
+    return target
 
 
 def _collectives(names: Sequence[str]) -> Sequence[str]:

@@ -27,8 +27,8 @@ DEFAULTS = Registry(
         Row("allreduce", "one_shot", Range(5, 8), _HERE, Range(0, 32 * K)),
         Row("allreduce", "one_shot", Range(9), _HERE, Range(0, 16 * K)),
         _staged("allreduce"),
-        Row("reduce", "one_shot", hosts=_HERE, bytes=_SMALL),
-        _shared("reduce"),
+        _shared("reduce", 64 * K),
+        Row("reduce", "one_shot", hosts=_HERE, bytes=Range(0, 1024 * K)),
         _staged("reduce"),
         *(
             row

@@ -10,8 +10,8 @@ from itertools import groupby
 from commlib.runtime.registry import Range, Reach, Row
 
 CLEAR = 0.9
-"""A time that the best has no clear lead on (the best takes more than so much of it) is as good. Of these the winner of
-the size before stays, else the first in the contest's order is taken: fewer rows, and less noise."""
+"""A time that the best has no clear lead on (the best takes more than so much of it) is as good: of these the first in
+the contest's order is taken, which makes fewer rows of noise."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Measured:
             if not ran:
                 return []
             near = [index for index, time in ran.items() if time * CLEAR <= min(ran.values())]
-            found.append(found[-1] if found and found[-1] in near else near[0])
+            found.append(near[0])
         return found
 
 

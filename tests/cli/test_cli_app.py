@@ -13,7 +13,7 @@ import commlib
 from commlib.cli import plugins
 from commlib.errors import FormatError
 
-COMMANDS = ("compile", "verify", "show", "run", "bench", "algorithms", "demo")
+COMMANDS = ("compile", "verify", "show", "run", "bench", "tune", "algorithms", "demo")
 
 
 def test_version(cli):
