@@ -305,7 +305,6 @@ def _unregister(rank: int, options: ShmOptions) -> list[int]:
             session.unregister(other)
             assert not session.is_registered(tensor.data_ptr(), 400_000)
             del tensor, other
-            gc.collect()
             counts.append(_registered_mappings())
     return counts
 
