@@ -162,13 +162,12 @@ def _short(contender: Contender) -> str:
 def _registry(measured: Sequence[Measured], target: Path) -> Registry:
     """The new table, with what is kept of an earlier one."""
     from commlib.errors import CommlibError
-    from commlib.native import core
     from commlib.runtime.ranking import rows_of
     from commlib.runtime.registry import Registry, merged, read_registry, this_machine
+    from commlib.runtime.shm.load import native_is_built
 
-    native = core is not None and os.environ.get("COMMLIB_NATIVE", "1") != "0"
     rows = tuple(row for each in measured for row in rows_of(each))
-    found = Registry(rows, str(target), this_machine(native))
+    found = Registry(rows, str(target), this_machine(native_is_built()))
     if not target.exists():
         return found
     try:

@@ -11,10 +11,10 @@ from typing import Protocol
 from commlib.collectives import Placement
 from commlib.errors import SpecError
 from commlib.ir.algorithm import Algorithm
-from commlib.native import core
 from commlib.runtime.debug import obey_environment
 from commlib.runtime.defaults import DEFAULTS
 from commlib.runtime.registry import Range, Registry
+from commlib.runtime.shm.load import native_is_built
 from commlib.runtime.tuning import load_tuning
 from commlib.runtime.user_algorithms import UserAlgorithm, UserAlgorithms, load_user_algorithm
 
@@ -33,7 +33,7 @@ class Catalogue:
         obey_environment()
         self.lock = threading.RLock()
         self.users = UserAlgorithms()
-        self._tuning = load_tuning(_native())
+        self._tuning = load_tuning(native_is_built())
         self._groups: weakref.WeakSet[Forgetful] = weakref.WeakSet()
 
     @property
@@ -57,7 +57,7 @@ class Catalogue:
     def reload(self) -> None:
         """Read the table and the files again, and have all groups choose anew."""
         with self.lock:
-            self._tuning = load_tuning(_native())
+            self._tuning = load_tuning(native_is_built())
             self.users.refresh()
             self.forget()
 
@@ -71,10 +71,6 @@ class Catalogue:
 def catalogue() -> Catalogue:
     """The one of this process."""
     return Catalogue()
-
-
-def _native() -> bool:
-    return core is not None and os.environ.get("COMMLIB_NATIVE", "1") != "0"
 
 
 def register_algorithm(

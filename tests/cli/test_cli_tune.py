@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +10,9 @@ import pytest
 
 from commlib.collectives import Placement
 from commlib.errors import SpecError
-from commlib.native import core
 from commlib.runtime.contest import uneven
 from commlib.runtime.registry import Machine, Range, Registry, Row, read_registry, this_machine, write_registry
+from commlib.runtime.shm.load import native_is_built
 
 QUICK = ("--min", "4K", "--max", "16K", "--rounds", "1")
 
@@ -29,7 +28,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_fastest_become_rows_and_the_rest_is_kept(cli, place):
     kept = Row("reduce", "mine", Range(2, 2))
     place.parent.mkdir(parents=True)
-    native = core is not None and os.environ.get("COMMLIB_NATIVE", "1") != "0"
+    native = native_is_built()
     write_registry(Registry((kept, replace(kept, collective="broadcast")), "", this_machine(native)), place)
     done = cli("tune", "-n", "2", "-c", "broadcast", "-c", "alltoallv", *QUICK)
     assert done.exit_code == 0, done.stderr

@@ -18,10 +18,10 @@ from commlib.collectives import ROOTED, Placement
 from commlib.dsl import OneSidedProgram
 from commlib.errors import ExecutionError, FormatError, SpecError, VerificationError
 from commlib.formats import save
-from commlib.native import core
 from commlib.runtime.debug import logger
 from commlib.runtime.defaults import DEFAULTS
 from commlib.runtime.registry import Machine, Range, Registry, Row, this_machine, write_registry
+from commlib.runtime.shm.load import native_is_built
 from commlib.torch_backend import flight_record, register_algorithm, reload_algorithms, unregister_algorithm
 from commlib.torch_backend.catalogue import catalogue
 from commlib.torch_backend.choice import Choice, Situation, choose
@@ -171,7 +171,7 @@ def table(machine: Machine) -> Registry:
 
 
 def test_the_table_of_this_machine_is_obeyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    native = core is not None and os.environ.get("COMMLIB_NATIVE", "1") != "0"
+    native = native_is_built()
     path = tmp_path / "t.json"
     monkeypatch.setenv("COMMLIB_TUNING", str(path))
     write_registry(table(this_machine(native)), path)
