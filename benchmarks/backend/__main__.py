@@ -90,10 +90,10 @@ def measure_part(part: str, table: Table, options: argparse.Namespace, found: di
     """Measure a part on a number of ranks, and add what came out to ``found``."""
     table.start()
     if part == "limit":
-        limit, records = table.limited(options.rounds)
+        limit, records = table.limited(min(options.rounds, 12))
         found["limit"].append({**limit, "records": [record.summary() for record in records]})
     elif part == "ddp" and table.ranks == 4:
-        found["ddp"] = table.steps(2 * options.rounds)
+        found["ddp"] = table.steps(min(2 * options.rounds, 20))
     elif part in ("cells", "busy"):
         for cell in cells(options, table.ranks):
             records = (table.cell if part == "cells" else table.busy)(cell, options.rounds)
@@ -117,7 +117,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--ranks", nargs="+", type=int, default=list(RANKS))
     parser.add_argument("--collectives", nargs="+", choices=COLLECTIVES, default=list(COLLECTIVES))
     parser.add_argument("--sizes", nargs="+", type=int, help="bytes, multiples of 1024")
-    parser.add_argument("--rounds", type=int, help="rounds of a cell")
+    parser.add_argument("--rounds", type=int, help="rounds of a cell (default 30; slow cells have fewer)")
     parser.add_argument("--quick", action="store_true", help=f"sizes {QUICK_SIZES}, 5 rounds")
     parser.add_argument("--json", type=Path, help="where to write all that was found")
     parser.add_argument("--show", type=Path, help="print the tables of a file written by --json, and measure nothing")
@@ -125,7 +125,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="print only tables whose title has this text")
     options = parser.parse_args()
     options.sizes = options.sizes or (QUICK_SIZES if options.quick else SIZES)
-    options.rounds = options.rounds or (5 if options.quick else 10)
+    options.rounds = options.rounds or (5 if options.quick else 30)
     return options
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from statistics import median
@@ -18,6 +19,8 @@ from crew import Crew, CrewLostError, Recipe
 BATCH_SECONDS = 0.003
 """What a batch should last: long enough for a late start of a rank to matter little."""
 MOST_CALLS = 10_000
+LEAST, CELL_SECONDS = 8, 12.0
+"""Rounds that a cell has at least, and seconds after which it has no more."""
 LIVES = 4
 READ_BYTES = 128 << 20
 READ_PIECE = 4 << 20
@@ -51,6 +54,15 @@ class Record:
         found = asdict(self)
         times = found.pop("times")
         return {**found, "batches": len(times), "p10": p10(times), "median": median(times)}
+
+
+def turns(rounds: int) -> Iterator[int]:
+    """``rounds`` rounds, or as many as begin within CELL_SECONDS, but LEAST at least."""
+    began = time.monotonic()
+    for number in range(rounds):
+        if number >= LEAST and time.monotonic() - began > CELL_SECONDS:
+            return
+        yield number
 
 
 class Table:
@@ -104,7 +116,7 @@ class Table:
         """Measure a cell: every crew in each round."""
         self.start()
         records = {name: self._begin(name, cell) for name in list(self.crews)}
-        for _ in range(rounds):
+        for _ in turns(rounds):
             for name in list(self.crews):
                 with self._losing(name):
                     self.batches(name, records[name], 1)
@@ -159,7 +171,7 @@ class Table:
         found = self._begin("native", cell, ["commlib"])
         quiet, loaded = ([replace(r, condition=condition, times=[]) for r in found] for condition in ("quiet", "busy"))
         with self._losing("native"), spinner() as spin:
-            for _ in range(rounds if found else 0):
+            for _ in turns(rounds if found else 0):
                 self.batches("native", quiet, 1)
                 with spin():
                     self.batches("native", loaded, 1)
