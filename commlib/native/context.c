@@ -128,8 +128,9 @@ static int context_clear(Context *c) {
 static void context_free(Context *c) {
     PyObject_GC_UnTrack(c);
     void *arrays[] = {c->signalled, c->waited,   c->posted,   c->taken,    c->room,    c->checked, c->done,   c->ring_in,
-                      c->ring_out,  c->bases[0], c->bases[1], c->segments, c->to_ring, c->rings,   c->records, c->regions};
+                      c->ring_out,  c->bases[0], c->bases[1], c->segments, c->to_ring, c->rings,   c->records};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) PyMem_Free(arrays[i]);
+    free_regions(c->regions);
     PyMem_RawFree(c->staging);
     Py_XDECREF(c->on_stall);
     Py_XDECREF(c->on_mismatch);

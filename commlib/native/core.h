@@ -53,6 +53,8 @@ typedef struct {
     uint64_t size;
 } Region;
 
+typedef struct Regions Regions;
+
 struct Context {
     PyObject_HEAD
     int32_t rank, ranks, spins, yields;
@@ -66,8 +68,7 @@ struct Context {
     char **bases[2];    /* addresses of operands' bases, for each lane */
     int32_t *to_ring, ringing;
     uint8_t *rings;     /* [peer]: is in to_ring */
-    Region *regions;
-    int64_t n_regions;
+    Regions *regions;
     uint64_t serial, calls, epochs;
     int64_t texts[CALLS]; /* number of the table whose text stands in each board entry */
     int64_t slice_ns;
@@ -98,6 +99,7 @@ extern PyTypeObject ContextType, TableType, PlannedType;
 Table *table_new(Context *context, PyObject *rank_table, uint64_t fingerprint, PyObject *text, int reach);
 
 /* regions.c */
+void free_regions(Regions *list);
 int add_region(Context *context, int peer, uint64_t number, char *address, uint64_t size);
 uint64_t region_word(const Context *context, const char *address);
 char *region_address(const Context *context, int peer, uint64_t word);

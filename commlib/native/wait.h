@@ -26,8 +26,12 @@ static inline void store_release(void *word, uint64_t value) {
 }
 /* A store that is also a full fence: no later load is taken before it. */
 static inline void store_fenced(void *word, uint64_t value) {
-    (void)__atomic_exchange_n((uint64_t *)word, value, __ATOMIC_SEQ_CST);
+#if defined(__x86_64__)
+    (void)__atomic_exchange_n((uint64_t *)word, value, __ATOMIC_SEQ_CST); /* a locked instruction is a fence */
+#else
+    __atomic_store_n((uint64_t *)word, value, __ATOMIC_RELEASE);
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
+#endif
 }
 static inline void fence(void) {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import signal
 import struct
 import time
 import weakref
@@ -122,6 +123,58 @@ def test_an_error_of_on_stall_ends_the_call_and_the_context():
     (record,) = RECORD.iter_unpack(world.contexts[0].records())
     assert record[0] == 1
     assert record[2] == 2, "the flight record says failed"
+
+
+def test_signals_of_the_system_end_a_wait():
+    """A handler that raises, as that of the interrupt does, ends the call of a rank whose peer does not come."""
+
+    def handler(signum, frame):
+        raise StuckError(signum, frame is None)
+
+    world = World("native", LAYOUT)
+    (table, _), (tensor, _) = world.take(tables_of(one_shot(2))), tensors()
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        began = time.monotonic()
+        with pytest.raises(StuckError):
+            world.contexts[0].run(table, tensor.ctypes.data, tensor.ctypes.data, 1.0)
+        assert time.monotonic() - began < 5
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_rank_that_waits_burns_no_core():
+    world, inputs, outputs = World("native", LAYOUT), tensors(), tensors(0)
+    tables, used = world.take(tables_of(one_shot(2))), [0.0, 0.0]
+
+    def one(rank):
+        time.sleep(0.5 * rank)
+        before = time.thread_time()
+        world.contexts[rank].run(tables[rank], inputs[rank].ctypes.data, outputs[rank].ctypes.data, 1.0)
+        used[rank] = time.thread_time() - before
+
+    world.each(one)
+    assert used[0] < 0.1
+
+
+def test_memory_is_registered_while_a_call_runs():
+    world, inputs, outputs = World("native", LAYOUT), tensors(), tensors(0)
+    world.register(inputs)
+    world.register(outputs)
+    tables = world.take(tables_of(shared(2)), reach=1)
+
+    def one(rank):
+        if rank:
+            time.sleep(0.1)
+            for number in range(100, 400):
+                world.contexts[0].region(1, number, outputs[1].ctypes.data, 8)
+        world.contexts[rank].run(tables[rank], inputs[rank].ctypes.data, outputs[rank].ctypes.data, 1.0)
+
+    for _ in range(3):
+        world.each(one)
+    assert all((output == 3).all() for output in outputs)
 
 
 def test_an_alarm_is_told_before_the_call_begins():
