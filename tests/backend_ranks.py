@@ -11,6 +11,8 @@ import torch.distributed as dist
 import commlib.torch_backend
 from commlib.runtime.launcher import launch
 
+gather_single = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+"""torch 2.13 gives ``all_gather_into_tensor`` another name."""
 SECONDS = 30.0
 """The time-out of the groups."""
 
@@ -22,7 +24,7 @@ def run_on(ranks: int, function: Callable[..., Any], *args: Any, transport: str 
 
 def _be(rank: int, function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """Swap the launcher's gloo world for one of commlib, on the same store."""
-    store, ranks = dist.group.WORLD.get_group_store(), dist.get_world_size()
+    store, ranks = world_store(), dist.get_world_size()
     dist.barrier()  # gloo's connections are complete on all ranks before one closes its own
     dist.destroy_process_group()
     begin(dist.PrefixStore("backend", store), rank, ranks, **options)
@@ -30,6 +32,11 @@ def _be(rank: int, function: Callable[..., Any], args: tuple[Any, ...], options:
     if dist.is_initialized():
         dist.destroy_process_group()
     return value
+
+
+def world_store() -> Any:
+    """The store of the default group; torch 2.6 has no method for it."""
+    return dist.distributed_c10d._world.pg_map[dist.group.WORLD][1]
 
 
 def begin(store: Any, rank: int, ranks: int, timeout: float = SECONDS, **options: Any) -> None:

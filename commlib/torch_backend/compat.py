@@ -14,8 +14,6 @@ from commlib.torch_backend.failures import TorchSpecError
 c10d: Any = torch.distributed.distributed_c10d
 """torch's module, of whatever version: what its stubs say of these classes differs between versions."""
 
-_bindings: Any = torch._C._distributed_c10d
-
 HAS_ASYNC_OP = hasattr(c10d.AllreduceOptions, "asyncOp")
 """Whether options say if the caller waits at once (``asyncOp``). Older torch does not tell: all calls are queued."""
 
@@ -41,11 +39,19 @@ WORKS_LIVE = hasattr(c10d.ProcessGroup, "all_gather_single")
 """Whether torch keeps a Work written in Python alive while its C++ part waits for it; 2.6 forgets its methods."""
 
 
-def handed_over(work: Any) -> Any:
-    """The handle of an asynchronous call as this torch can take it: where Python's are forgotten, one of its own."""
-    if WORKS_LIVE:
-        return work
-    return _bindings._create_work_from_future(work.get_future())
+_alive: set[Any] = set()
+"""The works that older torch must find alive."""
+
+
+def keep_alive(work: Any) -> None:
+    """Keep the handle of an asynchronous call until someone has waited for it, where torch does not."""
+    if not WORKS_LIVE:
+        _alive.add(work)
+
+
+def let_go(work: Any) -> None:
+    """Someone has waited for it, or has its future."""
+    _alive.discard(work)
 
 
 def is_async(options: Any) -> bool:

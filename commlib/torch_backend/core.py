@@ -13,7 +13,7 @@ from torch.distributed import Work
 from commlib.collectives import Placement
 from commlib.errors import CommlibError
 from commlib.torch_backend.catalogue import catalogue
-from commlib.torch_backend.compat import handed_over, profiling
+from commlib.torch_backend.compat import keep_alive, profiling
 from commlib.torch_backend.failures import as_torch
 from commlib.torch_backend.operand import Operand, Rooms
 from commlib.torch_backend.request import Request
@@ -135,10 +135,8 @@ class Core:
             CommlibError: what a call that is made here ends with; torch's DistBackendError too.
         """
         if profiling():
-            work = self._watched(name, job, asynchronous, timeout, results)
-        else:
-            work = self._issue(name, job, asynchronous, timeout, results)
-        return work if work is DONE else handed_over(work)
+            return self._watched(name, job, asynchronous, timeout, results)
+        return self._issue(name, job, asynchronous, timeout, results)
 
     def _issue(self, name: str, job: Job, asynchronous: bool, timeout: float, results: Sequence[Any]) -> Work:
         self.sequence += 1
@@ -150,6 +148,7 @@ class Core:
         if not asynchronous:
             work.wait()
             return DONE
+        keep_alive(work)
         if self.coalescing is not None:
             self.coalescing.append(work)
         return work

@@ -25,12 +25,23 @@ _KEPT = 512
 """Choices that a group remembers."""
 
 
+class _Hidden(c10d.ProcessGroup):  # type: ignore[misc]
+    """A group that torch.distributed does not know of; it keeps its store itself, which older torch cannot."""
+
+    def __init__(self, rank: int, ranks: int, store: Any) -> None:
+        super().__init__(rank, ranks)
+        self._store = store
+
+    def get_group_store(self) -> Any:
+        return self._store
+
+
 def gloo_group(store: Any, rank: int, ranks: int, timeout: float, name: str) -> Any:
     """A gloo group that torch.distributed does not know of."""
     limit = timedelta(seconds=timeout)
     gloo = c10d.ProcessGroupGloo(c10d.PrefixStore("gloo", store), rank, ranks, limit)
     kind = c10d.ProcessGroup.BackendType.GLOO
-    group = c10d.ProcessGroup(store, rank, ranks)
+    group = _Hidden(rank, ranks, store)
     group._set_default_backend(kind)
     group._register_backend(_CPU, kind, gloo)
     group._set_group_name(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from datetime import timedelta
@@ -11,6 +12,7 @@ import torch
 from torch.distributed import Work
 
 from commlib.errors import DeadlineError
+from commlib.torch_backend.compat import let_go
 from commlib.torch_backend.failures import as_torch
 
 _LONGEST = threading.TIMEOUT_MAX
@@ -73,9 +75,9 @@ class PendingWork(Work):
             self.error = None if error is None else as_torch(error)
             self._finished = True
             future = self._future
-        self._running.release()
         if future is not None:
-            future.set_result(None)
+            self._settled(future)
+        self._running.release()
 
     def wait(self, timeout: timedelta | None = None) -> bool:
         """Wait until the call is done, at most ``timeout`` (default: as long as it takes; it has a deadline itself).
@@ -86,6 +88,7 @@ class PendingWork(Work):
         """
         if not self._finished:
             self._await(timeout)
+        let_go(self)
         if self.error is not None:
             raise self.error
         return True
@@ -127,8 +130,14 @@ class PendingWork(Work):
             else:
                 finished = False
         if finished:
-            self._future.set_result(None)
+            self._settled(self._future)
+        let_go(self)
         return self._outcome
+
+    @staticmethod
+    def _settled(future: torch.futures.Future[Any]) -> None:
+        with contextlib.suppress(RuntimeError):  # what a callback raises, its own future has
+            future.set_result(None)
 
     def _settle(self, _future: Any) -> list[Any]:
         """What the future becomes. torch's ``set_exception`` would make the error a value to its C++ part."""

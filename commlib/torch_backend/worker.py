@@ -6,7 +6,6 @@ queued before it: the ranks of a group must run their calls in one order.
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -51,8 +50,7 @@ class Worker:
             except BaseException as raised:
                 error = raised
             self.ended += 1
-            with contextlib.suppress(RuntimeError):  # a callback of the future that raised: torch has reported it
-                work.finish(error)
+            work.finish(error)
             del item, work, job, error
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from functools import reduce as fold
 import pytest
 import torch
 import torch.distributed as dist
-from backend_ranks import run_on
+from backend_ranks import gather_single, run_on
 
 from commlib.errors import CommlibError
 from commlib.reductions import REDUCTIONS
@@ -224,7 +224,7 @@ def refusals(_rank: int) -> list[str]:
     n, told = dist.get_world_size(), []
     group = dist.group.WORLD
     calls = [
-        lambda: dist.all_gather_single(torch.zeros(n + 1), torch.zeros(1)),
+        lambda: gather_single(torch.zeros(n + 1), torch.zeros(1)),
         lambda: dist.all_reduce(torch.zeros(2).expand(4, 2)),
         lambda: dist.all_reduce(torch.zeros(4, dtype=torch.float32), op=dist.ReduceOp.BAND),
         lambda: dist.all_reduce(torch.zeros(4, dtype=torch.float8_e5m2)),
@@ -246,8 +246,6 @@ def refusals(_rank: int) -> list[str]:
 
 
 def test_wrong_arguments_are_refused_in_words():
-    if not hasattr(dist, "all_gather_single"):
-        pytest.skip("this torch has no all_gather_single")
     for told in run_on(2, refusals):
         assert told == [
             "TorchSpecError: allgather: the output has 3 elements, not 2",

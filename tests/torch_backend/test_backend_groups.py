@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from backend_ranks import begin, run_on
+from backend_ranks import begin, run_on, world_store
 
 from commlib.torch_backend import flight_record
 
@@ -87,7 +87,7 @@ def test_groups_of_several_threads():
 
 def again(rank: int) -> dict[str, object]:
     """The world is made and destroyed again and again on one store; nothing is left."""
-    store, n = dist.group.WORLD.get_group_store(), dist.get_world_size()
+    store, n = world_store(), dist.get_world_size()
     sums = []
 
     def turn() -> None:
@@ -117,7 +117,7 @@ def test_a_world_is_made_again_and_nothing_is_left():
 
 def recovery(rank: int) -> list[object]:
     """After a mismatch the group is dead; another one on the same store works."""
-    store, n = dist.group.WORLD.get_group_store(), dist.get_world_size()
+    store, n = world_store(), dist.get_world_size()
     told: list[object] = []
     for _ in range(2):
         try:
