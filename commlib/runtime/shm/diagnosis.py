@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from commlib.runtime.cause import Cause, CauseKind, differing
 from commlib.runtime.liveness import Condition
@@ -84,9 +84,26 @@ def _goes_on(sight: Sight) -> bool:
 
 def _verdict(mine: Situation, rank: int, sight: Sight, patience: Patience, sights: Mapping[int, Sight]) -> Cause | None:
     """What is known against a rank that this one waits for, directly or not."""
-    view, me = sight.view, mine.rank
+    view = sight.view
     if view.state == "failed" and view.failure is not None:
         return view.failure.cause
+    waits = view.waits_for(patience.recent, patience.late)
+    found = _standing(mine, rank, sight, patience)
+    if found is None and not waits and patience.late:
+        found = _absence(mine, rank, view)
+    if found is None:
+        return None if waits else _will_refuse(mine, view, sights)
+    return found if view.failure is None or found.kind == "stopped" else _after_trouble(found, view.failure)
+
+
+def _after_trouble(found: Cause, trouble: Failure) -> Cause:
+    """A rank that another group of its process has left in the lurch: that is where it began."""
+    return replace(found, text=f"{found.text}; before that, another group of its process failed: {trouble.cause.text}")
+
+
+def _standing(mine: Situation, rank: int, sight: Sight, patience: Patience) -> Cause | None:
+    """Whether a rank has closed its session, or its process has ended or is stopped."""
+    view, me = sight.view, mine.rank
     if view.state == "closed":
         return Cause("absent", rank, f"rank {rank} closed its session after call {view.entered}", me)
     if sight.condition == "ended":
@@ -94,9 +111,7 @@ def _verdict(mine: Situation, rank: int, sight: Sight, patience: Patience, sight
     if sight.condition == "stopped":
         stopped = Cause("stopped", rank, f"rank {rank} stopped: its process ({view.pid}) was stopped by a signal", me)
         return stopped if patience.stopped or patience.late else None
-    if view.waits_for(patience.recent, patience.late):
-        return None
-    return _absence(mine, rank, view) if patience.late else _will_refuse(mine, view, sights)
+    return None
 
 
 def _will_refuse(mine: Situation, view: View, sights: Mapping[int, Sight]) -> Cause | None:
@@ -172,7 +187,7 @@ def undecided(mine: Situation, sights: Mapping[int, Sight]) -> bool:
 
 def first_failure(views: Iterable[View]) -> Failure | None:
     """Of the published causes the one of the earliest call; of several the most certain, then the lowest root."""
-    found = (view.failure for view in views if view.failure is not None)
+    found = (view.failure for view in views if view.failure is not None and view.state == "failed")
     return min(found, key=lambda it: (it.call, _ORDER.index(it.cause.kind), it.cause.rank), default=None)
 
 

@@ -78,6 +78,7 @@ class Failure:
 class View:
     """A rank's control area at one moment.
 
+    ``failure`` in another state than ``failed``: what has failed in another group of the rank's process.
     ``entered``: calls begun; ``done``: epochs finished; ``stalled_at``: CLOCK_MONOTONIC in ns when it last found that
     it makes no progress, and ``stalled_on`` the peers that it then waited for, if ``outside`` not in a call.
     """
@@ -168,12 +169,17 @@ def _crc(kind: int, root: int, call: int, noticed_by: int, text: bytes) -> int:
 
 def write_failure(control: memoryview, cause: Cause, call: int) -> None:
     """Publish a cause in the own control area, and then the state ``failed``; a long text is cut."""
+    write_trouble(control, cause, call)
+    write_state(control, "failed")
+
+
+def write_trouble(control: memoryview, cause: Cause, call: int) -> None:
+    """Leave word in the own control area of what has failed elsewhere; this rank goes on."""
     text = cause.text.encode()[:_TEXT]
     kind = KINDS.index(cause.kind)
     crc = _crc(kind, cause.rank, call, cause.noticed_by, text)
     record = _FAILURE.pack(kind, cause.rank, call, cause.noticed_by, crc) + text + b"\0"
     control[FAILURE : FAILURE + len(record)] = record
-    write_state(control, "failed")
 
 
 def write_state(control: memoryview, state: str) -> None:

@@ -5,8 +5,10 @@ It costs nothing while calls go well: the context calls it only when a wait has 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -25,6 +27,7 @@ from commlib.runtime.shm.views import (
     write_failure,
     write_stall,
     write_state,
+    write_trouble,
 )
 from commlib.runtime.transport import Wait
 
@@ -103,8 +106,11 @@ class Watch:
         self._controls, self._own = controls, controls[rank]
         self._ring, self._clock, self._condition = ring, clock, condition
         self._publishing = threading.Lock()
+        self._process = os.getpid()
         self._stall: _Stall | None = None
         self._outside: dict[int, _Stall] = {}
+        with _registering:
+            _watches.add(self)
 
     def on_stall(self, seconds: float, waits: Waits) -> None:
         """Nothing has moved in the call for ``seconds``. Without ``waits``: the call has not begun, refuse it if the
@@ -191,6 +197,8 @@ class Watch:
 
     def close(self) -> None:
         """Say that this rank makes no more calls."""
+        with _registering:
+            _watches.discard(self)
         if read_view(self._own).state == "running":
             write_state(self._own, "closed")
 
@@ -271,6 +279,23 @@ class Watch:
             raise_alarm(control)
             if rank != self.rank:
                 self._ring(rank)
+        with _registering:
+            others = [watch for watch in _watches if watch is not self]
+        for watch in others:
+            watch._hear(self, cause)
+
+    def _hear(self, other: Watch, cause: Cause) -> None:
+        """Another group of this process has failed; should this one then end or stay away, the others know why."""
+        ours = self._process == os.getpid()  # not what a fork inherited
+        if not ours or other._controls is self._controls or read_view(self._own).state != "running":
+            return
+        said = f"{cause.text} (rank {other.rank} of {len(other._controls)} was in that group)"
+        write_trouble(self._own, Cause(cause.kind, cause.rank, said, cause.noticed_by), read_view(self._own).entered)
+
+
+_watches: weakref.WeakSet[Watch] = weakref.WeakSet()
+_registering = threading.RLock()
+"""May be taken by a finalizer that runs while it is held."""
 
 
 def described(waits: Waits) -> Iterator[Wait]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from shm_areas import Areas, entered, stall
 
-from commlib.errors import MismatchError
+from commlib.errors import MismatchError, PeerFailedError
+from commlib.runtime.shm.views import read_view
 
 
 def test_another_call_under_the_same_number_is_a_mismatch_and_the_fewest_are_blamed() -> None:
@@ -93,3 +94,32 @@ def test_a_group_that_failed_by_a_mismatch_refuses_with_one() -> None:
         areas.watch(0).on_mismatch(1)
     with pytest.raises(MismatchError, match="this group has failed before call 6: rank 1 is in call 5"):
         areas.watch(1).refuse()
+
+
+@pytest.mark.parametrize("end", ["ended", "closed", "late"])
+def test_a_rank_that_another_group_left_in_the_lurch_is_named_with_what_happened_there(end: str) -> None:
+    ours, theirs = entered(2), entered(3)
+    ours.enter(0, 6)
+    watch = ours.watch(1)
+    theirs.watch(2).report(ValueError("no more room"))
+    assert read_view(ours.controls[1]).state == "running"
+    if end == "ended":
+        ours.conditions[1] = "ended"
+    if end == "closed":
+        watch.close()
+    with pytest.raises(PeerFailedError) as caught:
+        stall(ours, ours.watch(0), [1], 10.0)
+    assert caught.value.fields["root"] == 1
+    trouble = "before that, another group of its process failed: rank 2 failed: no more room (rank 2 of 3 was in that"
+    assert trouble in str(caught.value)
+
+
+def test_a_failure_in_another_group_does_not_end_this_one() -> None:
+    ours, theirs = entered(2), entered(3)
+    watches = [ours.watch(0), ours.watch(1)]
+    theirs.watch(2).report(ValueError("no more room"))
+    stall(ours, watches[0], [1], 5.0)
+    watches[1].refuse()
+    watches[1].report(ValueError("and here"))
+    with pytest.raises(PeerFailedError, match="rank 1 failed: and here"):
+        stall(ours, watches[0], [1], 1.0)
