@@ -11,13 +11,14 @@ call's placement and can run is taken; ``COMMLIB_DEBUG=INFO`` says which, and wh
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
 
-from commlib.algorithms import Entry, build, entry_of
+from commlib.algorithms import DirectEntry, Entry, build, entry_of
 from commlib.errors import CommlibError, SpecError, VerificationError
 from commlib.ir.algorithm import Algorithm
 from commlib.runtime.debug import logger
@@ -138,9 +139,8 @@ def _of_row(
 ) -> Candidate | None:
     """What a row names: of the library, or a user's by its name."""
     why = f"row {number} of {table.source}" + (f": {row.note}" if row.note else "")
-    try:
-        entry = entry_of(row.algorithm, row.collective)
-    except SpecError:
+    entry = _entry(row.algorithm, row.collective)
+    if entry is None:
         return _named(row, why, request, situation, passed)
     if request.placement not in entry.placements or not _supports(entry, situation):
         return None
@@ -159,16 +159,24 @@ def _named(row: Row, why: str, request: Request, situation: Situation, passed: l
     return None
 
 
-def _by_nodes(entry: object) -> bool:
-    return isinstance(entry, Entry) and any(parameter.name == "nodes" for parameter in entry.parameters)
+def _by_nodes(entry: Entry | DirectEntry) -> bool:
+    return any(parameter.name == "nodes" for parameter in entry.parameters)
 
 
-def _supports(entry: object, situation: Situation) -> bool:
-    if isinstance(entry, Entry):
-        if _by_nodes(entry):
-            return situation.nodes > 1 and entry.supports(situation.ranks, nodes=situation.nodes)
-        return entry.supports(situation.ranks)
-    return situation.shared
+def _supports(entry: Entry | DirectEntry, situation: Situation) -> bool:
+    if isinstance(entry, DirectEntry):
+        return situation.shared
+    if _by_nodes(entry):
+        return situation.nodes > 1 and entry.supports(situation.ranks, nodes=situation.nodes)
+    return entry.supports(situation.ranks)
+
+
+@lru_cache(maxsize=512)
+def _entry(name: str, collective: str) -> Entry | DirectEntry | None:
+    try:
+        return entry_of(name, collective)
+    except SpecError:
+        return None
 
 
 @lru_cache(maxsize=512)
@@ -205,18 +213,15 @@ def choose(request: Request, situation: Situation, attempt: Callable[[Choice], T
     raise SpecError(f"no algorithm can run {request.text('-')}: {'; '.join(passed)}") from refused
 
 
-def _agreed(request: Request, situation: Situation, passed: list[str], agree: Agree | None) -> list[Candidate]:
+def _agreed(request: Request, situation: Situation, passed: list[str], agree: Agree | None) -> Iterable[Candidate]:
     """The candidates, the same on all ranks. Without ``agree`` only those that need none are there."""
-    if agree is None:
-        return list(candidates(request, situation, passed, plain=True))
+    if agree is None or not catalogue().active:
+        return candidates(request, situation, passed, plain=True)
     for _ in range(_LOOKS):
         with catalogue().lock:
             catalogue().refresh()
             passed.clear()
             found = list(candidates(request, situation, passed))
-            compare = catalogue().active
-        if not compare:
-            return found
         mine = _number([candidate.key for candidate in found])
         theirs = agree(mine, f"{request.collective} choice")
         if len(set(theirs)) == 1:
@@ -244,7 +249,7 @@ def _differ(theirs: Sequence[int], found: Sequence[Candidate]) -> SpecError:
 
 
 def _tell(request: Request, situation: Situation, choice: Choice, passed: Sequence[str]) -> None:
-    if situation.rank:
+    if situation.rank or not logger.isEnabledFor(logging.INFO):
         return
     over = f"; passed over: {'; '.join(passed)}" if passed else ""
     how = {None: "", REGIONS: ", in registered memory", READV: ", by process_vm_readv"}[choice.reach]
