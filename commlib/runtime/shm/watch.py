@@ -195,10 +195,12 @@ class Watch:
             self._publish(Cause("failed", self.rank, f"rank {self.rank} failed: {text}", self.rank))
             self.on_error(error)
 
+    def publish(self, cause: Cause) -> None:
+        """The group has failed in a way that the watch did not find: tell all ranks why."""
+        self._publish(cause)
+
     def close(self) -> None:
         """Say that this rank makes no more calls."""
-        with _registering:
-            _watches.discard(self)
         if read_view(self._own).state == "running":
             write_state(self._own, "closed")
 
@@ -294,8 +296,7 @@ class Watch:
 
 
 _watches: weakref.WeakSet[Watch] = weakref.WeakSet()
-_registering = threading.RLock()
-"""May be taken by a finalizer that runs while it is held."""
+_registering = threading.Lock()
 
 
 def described(waits: Waits) -> Iterator[Wait]:
