@@ -51,7 +51,8 @@ from commlib.runtime.table import PEERS, RankTable
 
 _ENTRY = struct.Struct("<QQQQQ")
 _OFFSET = 48
-_REPLAYS = 128
+_REPLAYS, _CALLS = 128, 50_000
+"""How many replays a context keeps, and how many calls they may hold together."""
 _GUARD = WAITS.index("guard")
 
 
@@ -257,6 +258,8 @@ class PythonContext:
         if found is None:
             found = self._replays[key] = Replay(self, table, table.plan, (input, output))
             self._forget(_REPLAYS)
+            while len(self._replays) > 1 and sum(replay.count for replay in self._replays.values()) > _CALLS:
+                self._forget(len(self._replays) - 1)
         else:
             self._replays.move_to_end(key)
         return found

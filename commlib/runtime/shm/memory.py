@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -23,26 +23,34 @@ _POPULATE_WRITE = 23
 _FAILED = ctypes.c_void_p(-1).value
 
 
-class _Interface:
-    """What numpy asks of an object that owns memory."""
+class _AllMemory:
+    """The address space above its first page, as an object that numpy takes for an owner of memory.
 
-    __slots__ = ("__array_interface__",)
+    A slice of the one array over it is a view at an address: made in a fifth of the time and memory that an array
+    with an owner of its own takes.
+    """
 
-    def __init__(self, address: int, elements: int, kind: str) -> None:
-        self.__array_interface__ = {"data": (address, False), "shape": (elements,), "typestr": kind, "version": 3}
+    __array_interface__: ClassVar[dict[str, Any]] = {
+        "data": (PAGE, False),
+        "shape": ((1 << 56) - PAGE,),
+        "typestr": "|u1",
+        "version": 3,
+    }
+
+
+_MEMORY: Bytes = np.asarray(_AllMemory())
 
 
 def bytes_at(address: int, size: int) -> Bytes:
     """The memory at an address as a flat array of bytes; it does not keep the memory alive."""
-    found: Bytes = array_at(address, size, "|u1")
-    return found
+    start = address - PAGE if size else 0
+    return _MEMORY[start : start + size]
 
 
 def array_at(address: int, elements: int, kind: str) -> Any:
     """As ``bytes_at``, of the element type that numpy calls ``kind`` (``np.dtype(...).str``)."""
-    if elements == 0:
-        return np.empty(0, dtype=kind)
-    return np.asarray(_Interface(address, elements, kind))
+    dtype = np.dtype(kind)
+    return bytes_at(address, elements * dtype.itemsize).view(dtype)
 
 
 class Mapping:

@@ -70,7 +70,7 @@ def prepare_table(launch: Launch, rank: int, options: ShmOptions) -> tuple[Chunk
     """
     algorithm = launch.algorithm
     kernels = kernels_for(launch.dtype, None if launch.reduce is None else reduction(launch.reduce))
-    _require(algorithm, launch.placement, options.depth)
+    prove(algorithm, launch.placement, options.depth)
     layout = plan_layout(algorithm, launch.placement, launch.elements, launch.sizes)
     combine = None if launch.reduce is None else reduction(launch.reduce).combine
     name, together = dtype_name(launch.dtype), _synchronizing(algorithm)
@@ -78,7 +78,12 @@ def prepare_table(launch: Launch, rank: int, options: ShmOptions) -> tuple[Chunk
 
 
 @lru_cache(maxsize=1024)
-def _require(algorithm: Algorithm, placement: Placement, depth: int) -> None:
+def prove(algorithm: Algorithm, placement: Placement, depth: int) -> None:
+    """Require the proof of an algorithm in a placement; made once.
+
+    Raises:
+        VerificationError: it is not proved.
+    """
     require(algorithm, placement, depth, whole_messages=True)
 
 

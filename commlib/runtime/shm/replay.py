@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 Action = Callable[[], Sequence[Blocked] | None]
 _KEPT = 20_000
-"""Calls that a replay keeps; what comes after is made anew each time (long launches, whose tiles take long)."""
+"""Calls that a replay keeps (some 0.5 KB each); what comes after is made anew each time: long launches, whose tiles
+take long."""
 _SIGNAL, _MESSAGE, _ROOM, _OTHER = (WAITS.index(name) for name in ("signal", "message", "room", "other"))
 
 
@@ -90,26 +91,26 @@ class Replay:
         self.finished = [0] * len(plan.groups)
         self._tensors = tensors
         self._known: dict[tuple[int, int], list[list[Action]]] = {}
-        self._count = 0
+        self.count = 0
 
     def actions(self, lane: int, tile: int) -> list[list[Action]]:
         """The actions of each threadblock in a tile whose epoch works in ``lane``."""
         found = self._known.get((lane, tile))
         if found is None:
             found = [[_Maker(self, lane, tile).action(group) for group in groups] for groups in self.plan.groups]
-            if self._count < _KEPT:
+            if self.count < _KEPT:
                 self._known[lane, tile] = found
         return found
 
     def forget(self) -> None:
         """Drop what was made (and refers back to this): memory is free without a garbage collection."""
         self._known.clear()
-        self._count = 0
+        self.count = 0
 
     def keep(self, calls: list[Call]) -> bool:
         """Whether calls that were made on the way may be kept."""
-        self._count += len(calls) + 1
-        return self._count < _KEPT
+        self.count += len(calls) + 1
+        return self.count < _KEPT
 
     def own(self, base: int) -> int:
         """The address of this rank's input or output."""

@@ -9,6 +9,7 @@ free lock is a locked instruction, which is one. A bell that is missed all the s
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import platform
 import struct
@@ -71,7 +72,7 @@ class Bells:
         end = layout.control_end
         self.halves = [bytes_at(address, end).data.cast("I") for address in segments]
         self.asleep_at = BELL // 4 + 1
-        self._guard, self._asleep, self._rung = threading.Lock(), 0, 0
+        self._guard, self._asleep, self._rings = threading.Lock(), 0, itertools.count(1)
 
     def ring(self, peer: int) -> None:
         """Wake a rank if it sleeps. The caller has fenced since it changed what the rank may wait for."""
@@ -80,8 +81,7 @@ class Bells:
 
     def _ring(self, peer: int) -> None:
         """Numbers that nobody rings with twice: a bell that two ranks ring at once never returns to an old value."""
-        self._rung += 1
-        self.halves[peer][BELL // 4] = (self._rung * self.ranks + self.rank + 1) & 0xFFFFFFFF
+        self.halves[peer][BELL // 4] = (next(self._rings) * self.ranks + self.rank + 1) & 0xFFFFFFFF
         _futex_wake(self._segments[peer] + BELL)
 
     def finished(self) -> None:
