@@ -67,9 +67,17 @@ class Catalogue:
             group.forget()
 
 
-@cache
+_making = threading.Lock()
+
+
 def catalogue() -> Catalogue:
     """The one of this process."""
+    with _making:  # a cache alone would let two threads make two
+        return _made()
+
+
+@cache
+def _made() -> Catalogue:
     return Catalogue()
 
 

@@ -23,6 +23,7 @@ from commlib.errors import CommlibError, SpecError, VerificationError
 from commlib.ir.algorithm import Algorithm
 from commlib.runtime.debug import logger
 from commlib.runtime.defaults import DEFAULTS
+from commlib.runtime.onesided import refuse_unreachable
 from commlib.runtime.registry import Query, Registry, Row
 from commlib.runtime.tabulate import NotTabulable
 from commlib.runtime.user_algorithms import UserAlgorithm
@@ -60,6 +61,10 @@ class Situation:
         if self.shared:
             return "shared memory"
         return "shared memory and gloo" if 1 < len(set(self.hosts)) < self.ranks else "gloo"
+
+    def together(self, rank: int, peer: int) -> bool:
+        """Whether two ranks are known to share memory."""
+        return self.shared or (bool(self.hosts) and self.hosts[rank] == self.hosts[peer])
 
     @property
     def nodes(self) -> int:
@@ -121,17 +126,26 @@ def _of_user(user: UserAlgorithm, query: Query, situation: Situation, passed: li
         passed.append(f"{algorithm.name} of {user.source}: not proved {query.placement.value} place")
         return None
     reads, writes = algorithm.touches_peers_tensors
-    if not situation.shared and algorithm.one_sided:
-        passed.append(f"{algorithm.name} of {user.source}: one-sided, and the ranks share no memory")
-    elif not reads and not writes:
+    if not situation.shared:
+        return _apart(user, situation, passed, why)
+    if not reads and not writes:
         return Candidate(user.digest, why, None, lambda: algorithm)
-    elif situation.registered:
+    if situation.registered:
         return Candidate(user.digest, why, REGIONS, lambda: algorithm)
-    elif query.readv and not writes:
+    if query.readv and not writes:
         return Candidate(user.digest, why, READV, lambda: algorithm)
-    else:
-        passed.append(f"{algorithm.name} of {user.source}: the tensors are not in registered memory")
+    passed.append(f"{algorithm.name} of {user.source}: the tensors are not in registered memory")
     return None
+
+
+def _apart(user: UserAlgorithm, situation: Situation, passed: list[str], why: str) -> Candidate | None:
+    """On several hosts: one-sided steps stay inside them."""
+    try:
+        refuse_unreachable(user.algorithm, situation.together, situation.transport)
+    except SpecError as error:
+        passed.append(f"{user.algorithm.name} of {user.source}: {error.message}")
+        return None
+    return Candidate(user.digest, why, None, lambda: user.algorithm)
 
 
 def _of_row(

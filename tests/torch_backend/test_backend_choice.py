@@ -22,8 +22,7 @@ from commlib.runtime.debug import logger
 from commlib.runtime.defaults import DEFAULTS
 from commlib.runtime.registry import Machine, Range, Registry, Row, this_machine, write_registry
 from commlib.runtime.shm.load import native_is_built
-from commlib.torch_backend import flight_record, register_algorithm, reload_algorithms, unregister_algorithm
-from commlib.torch_backend.catalogue import catalogue
+from commlib.torch_backend import catalogue, flight_record, register_algorithm, reload_algorithms, unregister_algorithm
 from commlib.torch_backend.choice import Choice, Situation, choose
 from commlib.torch_backend.request import Request
 
@@ -36,9 +35,9 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COMMLIB_CACHE", str(tmp_path / "cache"))
-    catalogue.cache_clear()
+    catalogue._made.cache_clear()
     yield
-    catalogue.cache_clear()
+    catalogue._made.cache_clear()
     logger.handlers.clear()
     logger.setLevel(logging.NOTSET)
     logger.propagate = True
@@ -234,9 +233,28 @@ def test_a_user_algorithm_on_others_tensors_needs_a_way_to_them() -> None:
     )
 
 
+def test_one_sided_steps_of_a_user_stay_inside_a_host() -> None:
+    """Pairs meet in shared memory, then messages cross."""
+    k = OneSidedProgram("inside", build("allreduce", "ring", 4).collective)
+    for rank in range(4):
+        block, peer = k.threadblock(rank, send=rank ^ 2, recv=rank ^ 2), rank ^ 1
+        block.copy(k.input(rank)[:], k.scratch(rank)[0:4])
+        block.signal(peer)
+        block.wait(peer)
+        block.read_reduce([k.scratch(each)[0:4] for each in sorted((rank, peer))], k.output(rank)[:])
+        block.send(k.output(rank)[:])
+        block.recv_reduce_copy(k.output(rank)[:], k.output(rank)[:])
+    register_algorithm(k.algorithm())
+    request = Request("allreduce", 100, torch.float32, "sum", None, Placement.IN)
+    assert taken(request, Situation(4, shared=False, hosts=(0, 0, 1, 1))) == "inside"
+    assert taken(request, Situation(4, shared=True)) == "inside"
+    for hosts in ((0, 1, 0, 1), ()):
+        assert taken(request, Situation(4, shared=False, hosts=hosts)) == "allpairs_allreduce"
+
+
 def test_info_says_what_runs_and_why(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("COMMLIB_DEBUG", "INFO")
-    catalogue.cache_clear()
+    catalogue._made.cache_clear()
     request = Request("alltoall", 10, torch.float32, None, None, Placement.IN)
     register_algorithm(build("alltoall", "direct", 2))
     assert taken(request, Situation(2, True)) == "staged_alltoall"
