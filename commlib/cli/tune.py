@@ -29,7 +29,8 @@ IN_PLACE = ("allreduce", "broadcast")
 MAX_SIZE = 1 << 30
 
 _Ranks = Annotated[
-    list[int] | None, typer.Option("--ranks", "-n", min=2, help="Number of processes; repeatable. Default: the cores.")
+    list[int] | None,
+    typer.Option("--ranks", "-n", min=2, help="Number of processes; repeatable. Default: the cores, at most 8."),
 ]
 _Collective = Annotated[
     list[str] | None, typer.Option("--collective", "-c", metavar="NAME", help="Only this one; repeatable.")
@@ -69,7 +70,7 @@ def tune_command(
     sizes = sweep(_within(begin), _within(end), factor)
     chosen = _collectives(collective or [])
     target = _writable(output or tuning_file())
-    counts = list(dict.fromkeys(ranks or [max(2, os.cpu_count() or 1)]))
+    counts = list(dict.fromkeys(ranks or [min(8, max(2, os.cpu_count() or 1))]))
     measured = _measure_all(counts, chosen, sizes, rounds, timeout, as_json)
     found = _registry(measured, target)
     write_registry(found, target)

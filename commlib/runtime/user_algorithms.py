@@ -109,6 +109,7 @@ class UserAlgorithms:
     def __init__(self) -> None:
         self._python: list[UserAlgorithm] = []
         self._files: dict[str, _File] = {}
+        self._told: set[str] = set()
 
     @property
     def active(self) -> bool:
@@ -166,12 +167,35 @@ class UserAlgorithms:
     def refresh(self) -> bool:
         """Look at files and folders again; whether anything changed. O(files), and what is new is read and proved."""
         before, files = self._files, {}
-        for name in _names():
+        for name in self._names():
             stamp, known = _stamp(name), before.get(name)
             files[name] = known if known is not None and known.stamp == stamp else _read(name, stamp)
         changed = list(files.items()) != list(before.items())
         self._files = files
         return changed
+
+    def _names(self) -> list[str]:
+        """All files that the environment names, each once."""
+        named = [name for name in os.environ.get(FILES, "").split(os.pathsep) if name]
+        for variable in FOLDERS:
+            if os.environ.get(variable):
+                named += self._in_folder(os.environ[variable], variable)
+        return list(dict.fromkeys(named))
+
+    def _in_folder(self, folder: str, variable: str) -> list[str]:
+        try:
+            with os.scandir(folder) as entries:
+                names = sorted(entry.name for entry in entries if _is_candidate(entry.name))
+        except (OSError, ValueError) as error:
+            if folder not in self._told:
+                self._told.add(folder)
+                logger.warning("%s=%s cannot be read: %s", variable, folder, error)
+            return []
+        return [os.path.join(folder, name) for name in names[:MAX_FILES]]
+
+
+def _is_candidate(name: str) -> bool:
+    return name.lower().endswith(ENDINGS) and not name.startswith(".")
 
 
 def load_user_algorithm(
@@ -235,24 +259,6 @@ def require_any(user: UserAlgorithm) -> None:
         else:
             return
     raise errors[-1]  # out of place, where both were tried: the plainer form
-
-
-def _names() -> list[str]:
-    """All files that the environment names, each once."""
-    named = [name for name in os.environ.get(FILES, "").split(os.pathsep) if name]
-    for folder in FOLDERS:
-        if os.environ.get(folder):
-            named += _in_folder(os.environ[folder])
-    return list(dict.fromkeys(named))
-
-
-def _in_folder(folder: str) -> list[str]:
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(e.name for e in entries if e.name.lower().endswith(ENDINGS) and not e.name.startswith("."))
-    except OSError:
-        return []
-    return [os.path.join(folder, name) for name in names[:MAX_FILES]]
 
 
 def _stamp(name: str) -> _Stamp | None:

@@ -67,7 +67,7 @@ def test_new_changed_and_lost_files_are_seen(folder: Path) -> None:
 
 
 def test_lists_come_before_folders_and_files_count_once(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     save(build("allreduce", "allpairs", 3), folder / "a.xml")
     save(build("allreduce", "ring", 3), tmp_path / "z.xml")
@@ -75,7 +75,10 @@ def test_lists_come_before_folders_and_files_count_once(
     monkeypatch.setenv("COMMLIB_ALGO_DIR", str(tmp_path / "none"))
     users = UserAlgorithms()
     users.refresh()
+    users.refresh()
     assert names(users) == ["ring_allreduce", "allpairs_allreduce"]
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith(f"COMMLIB_ALGO_DIR={tmp_path / 'none'} cannot be read: ")
     monkeypatch.delenv("MSCCL_XML_FILES")
     monkeypatch.delenv("MSCCL_ALGO_DIR")
     monkeypatch.delenv("COMMLIB_ALGO_DIR")
