@@ -1,16 +1,69 @@
-"""The monitored barrier: through the store, so that rank 0 can say who did not come."""
+"""Barriers: the plain one, an allreduce of two bytes; and the monitored one, through the store, so that rank 0 can say
+who did not come.
+
+torch's ``monitored_barrier`` refuses by name every backend but gloo. So the first group made here puts a function
+before it that hands commlib's groups to themselves, and all others on to torch's.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from datetime import timedelta
+from functools import wraps
 from typing import Any
 
-from commlib.errors import DeadlineError, PeerFailedError
+import torch
+import torch.distributed
+
+from commlib.collectives import Placement
+from commlib.errors import DeadlineError, ExecutionError, PeerFailedError
+from commlib.runtime.shm.watch import MARGIN
+from commlib.torch_backend.compat import c10d
+from commlib.torch_backend.core import Core, Transfer
+from commlib.torch_backend.operand import Operand
+from commlib.torch_backend.request import Request
 
 _GRACE = 5.0
 """Seconds that others wait for rank 0's answer beyond the timeout."""
+
+
+class Barrier(Transfer):
+    """The job of a barrier. It has nothing to do but wait, so that it waits for late ranks to the end of its time;
+    other calls judge a little earlier who is late."""
+
+    __slots__ = ()
+
+    def __init__(self, core: Core) -> None:
+        operand = Operand([torch.zeros(2, dtype=torch.uint8)], writes=True)
+        request = Request("allreduce", 2, torch.uint8, "max", None, Placement.IN, name="barrier")
+        super().__init__(core, request, operand, operand)
+
+    def __call__(self, timeout: float) -> None:
+        """Run it."""
+        try:
+            super().__call__(timeout + min(MARGIN, timeout / 4))
+        except ExecutionError as error:
+            raise type(error)(f"{error.message} The barrier had a timeout of {timeout} s.", **error.fields) from error
+
+
+def hand_over(kind: type[Any]) -> None:
+    """Put the function before torch's ``monitored_barrier`` that hands groups of this kind to themselves; once."""
+    theirs: Callable[..., Any] = c10d.monitored_barrier
+    if hasattr(theirs, "commlib"):
+        return
+
+    @wraps(theirs)
+    def monitored(group: Any = None, timeout: Any = None, wait_all_ranks: bool = False) -> Any:
+        found = c10d.GroupMember.WORLD if group is None else group
+        if isinstance(found, kind):
+            return found.monitored_barrier(timeout, wait_all_ranks)
+        return theirs(group, timeout, wait_all_ranks)
+
+    monitored.commlib = True  # type: ignore[attr-defined]
+    c10d.monitored_barrier = monitored
+    torch.distributed.monitored_barrier = monitored
 
 
 def monitored_barrier(store: Any, rank: int, ranks: int, number: int, timeout: float, wait_all: bool) -> None:
@@ -25,6 +78,16 @@ def monitored_barrier(store: Any, rank: int, ranks: int, number: int, timeout: f
         store.set(f"{prefix}/{rank}", "here")
         _await_answer(store, rank, f"{prefix}/answer", timeout)
         return
+    if timeout <= 0:
+        raise DeadlineError("Rank 0 timed out in monitoredBarrier: it was given no time", rank=0)
+    missing = _absent(store, ranks, prefix, timeout, wait_all)
+    store.set(f"{prefix}/answer", "go" if not missing else ", ".join(map(str, missing)))
+    if missing:
+        raise DeadlineError(_missing(missing, wait_all, timeout), rank=0, peers=missing)
+
+
+def _absent(store: Any, ranks: int, prefix: str, timeout: float, wait_all: bool) -> list[int]:
+    """On rank 0: who does not come; only the first, unless ``wait_all``."""
     deadline = time.monotonic() + timeout
     missing: list[int] = []
     for other in range(1, ranks):
@@ -32,12 +95,10 @@ def monitored_barrier(store: Any, rank: int, ranks: int, number: int, timeout: f
             missing.append(other)
             if not wait_all:
                 break
-    store.set(f"{prefix}/answer", "go" if not missing else ", ".join(map(str, missing)))
     for other in set(range(1, ranks)) - set(missing):
         with contextlib.suppress(RuntimeError):
             store.delete_key(f"{prefix}/{other}")
-    if missing:
-        raise DeadlineError(_missing(missing, wait_all, timeout), rank=0, peers=missing)
+    return missing
 
 
 def _came(store: Any, key: str, deadline: float) -> bool:
@@ -54,15 +115,22 @@ def _await_answer(store: Any, rank: int, key: str, timeout: float) -> None:
         store.wait([key], timedelta(seconds=timeout + _GRACE))
     except RuntimeError as error:
         raise PeerFailedError(
-            f"rank {rank}: rank 0 did not come to the monitored barrier within {timeout} s, or is gone",
-            rank=rank,
-            peer=0,
+            f"{_reached(rank)}: it did not come within {timeout} s, or is gone", rank=rank, peer=0, root=0
         ) from error
     answer = store.get(key).decode()
     if answer != "go":
         raise PeerFailedError(
-            f"rank {rank}: the monitored barrier failed: rank {answer} did not come within {timeout} s", rank=rank
+            f"{_reached(rank)}: rank {answer} did not come within {timeout} s",
+            rank=rank,
+            peer=0,
+            root=int(answer.split(", ")[0]),
         )
+
+
+def _reached(rank: int) -> str:
+    """As gloo words it."""
+    trouble = "but received errors while waiting for send/recv from rank 0"
+    return f"Rank {rank} successfully reached monitoredBarrier, {trouble}"
 
 
 def _missing(missing: list[int], wait_all: bool, timeout: float) -> str:

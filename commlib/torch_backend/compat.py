@@ -60,7 +60,9 @@ def is_async(options: Any) -> bool:
 
 
 def seconds(options: Any, default: float) -> float:
-    """The timeout of a call in seconds; torch writes -1 ms where none was given."""
+    """The timeout of a call in seconds, given as options, a timedelta or seconds; torch writes -1 ms for none."""
+    if isinstance(options, (int, float)):
+        options = timedelta(seconds=options)
     timeout = options if isinstance(options, timedelta) else getattr(options, "timeout", None)
     found = timeout.total_seconds() if isinstance(timeout, timedelta) else -1.0
     return found if found > 0 else default

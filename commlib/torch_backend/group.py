@@ -10,7 +10,7 @@ import torch
 from torch.distributed import Work
 
 from commlib.torch_backend import collectives as make
-from commlib.torch_backend.barriers import monitored_barrier
+from commlib.torch_backend.barriers import Barrier, hand_over, monitored_barrier
 from commlib.torch_backend.buckets import RepeatedTensors
 from commlib.torch_backend.collectives import first, in_turn
 from commlib.torch_backend.compat import c10d, is_async, options_of, reduction_of, seconds
@@ -51,13 +51,15 @@ class CommlibGroup(Identity):
         chosen = options_from(options)
         timeout = given.timeout.total_seconds()
         opened = open_group(given.store, given.group_rank, given.group_size, timeout, given.group_id, chosen)
+        hand_over(cls)
         return cls(opened, given, timeout, chosen)
 
     def __init__(self, opened: Opened, given: Any, timeout: float, chosen: Options) -> None:
         super().__init__(given.group_rank, given.group_size, given.group_id, given.store)
         self._opened = opened
         self._core = Core(opened.runner, given.group_rank, given.group_size, timeout, given.group_id)
-        self._meet = make.allreduce(self._core, [torch.zeros(2, dtype=torch.uint8)], ("max", None), "barrier")
+        self._meet = Barrier(self._core)
+        self._barriers = 0
         if chosen.register_buckets and opened.session is not None:
             self._core.buckets = RepeatedTensors()
         self._closer = weakref.finalize(self, _close, self._core, self._opened)
@@ -262,12 +264,13 @@ class CommlibGroup(Identity):
 
     def monitored_barrier(self, timeout: Any = None, wait_all_ranks: bool = False) -> None:
         """Wait for all ranks; rank 0 names those that did not come."""
-        core = self._core
-        limit = seconds(timeout, core.timeout)
-        core.issue("monitored_barrier", lambda _: self._monitored(limit, wait_all_ranks), False, limit)
+        core, store, self._barriers = self._core, self._opened.store, self._barriers + 1
+        limit, number = core.timeout if timeout is None else max(0.0, seconds(timeout, 0.0)), self._barriers
 
-    def _monitored(self, limit: float, wait_all_ranks: bool) -> None:
-        monitored_barrier(self._opened.store, self.rank(), self.size(), self._core.sequence, limit, wait_all_ranks)
+        def job(limit: float) -> None:
+            monitored_barrier(store, core.rank, core.ranks, number, limit, wait_all_ranks)
+
+        core.issue("monitored_barrier", job, False, limit)
 
     def _start_coalescing(self, device: Any = None) -> None:  # noqa: ARG002
         self._core.coalescing = []
