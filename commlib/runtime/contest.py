@@ -69,7 +69,7 @@ def run_contest(contest: Contest) -> list[list[float | None]]:
 
 def _work(rank: int, contest: Contest) -> list[list[float | None]]:
     ranks = dist.get_world_size()
-    store = dist.PrefixStore("contest", dist.group.WORLD.get_group_store())  # type: ignore[attr-defined, union-attr]
+    store = dist.PrefixStore("contest", dist.distributed_c10d._get_default_store())  # type: ignore[attr-defined]
     with ShmSession.open(store, rank, ranks, contest.options, contest.timeout) as session:
         return _Field(session, contest).measure()
 
