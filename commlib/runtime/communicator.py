@@ -3,66 +3,49 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
-from commlib.collectives import Buffer, Placement
-from commlib.errors import ExecutionError, PeerFailedError, SpecError
-from commlib.ir.algorithm import STEP_COLUMNS, TB_COLUMNS, Algorithm
+from commlib.errors import CommlibError, ExecutionError, PeerFailedError, SpecError
+from commlib.ir.algorithm import Algorithm
 from commlib.reductions import Reduction, reduction
+from commlib.runtime.agreement import APART, TRANSPORTS, Hosts, Meeting
 from commlib.runtime.binding import Binding, Tensors, classify, shard_elements
+from commlib.runtime.carriers import Carrier, EngineCarrier, TableCarrier
 from commlib.runtime.cause import AFTER, Cause
-from commlib.runtime.engine import Hook, execute
-from commlib.runtime.gloo import GlooEndpoint, GlooTransport
-from commlib.runtime.kernels import Array, Kernels
-from commlib.runtime.launcher import hosts_store
-from commlib.runtime.layout import ChunkLayout, plan_layout
+from commlib.runtime.engine import Hook
+from commlib.runtime.gloo import GlooTransport
+from commlib.runtime.gloo_group import checked, keys_of, store_host
+from commlib.runtime.launches import Launch, Signature, plan_launch
 from commlib.runtime.monitor import Monitor, beat_for
-from commlib.runtime.onesided import refuse_unreachable
-from commlib.runtime.plan import RankPlan, plan_rank
-from commlib.runtime.tensors import dtype_name, kernels_for
+from commlib.runtime.shm.options import ShmUnavailable
+from commlib.runtime.shm.prepared import as_sizes, prove
+from commlib.runtime.tabulate import NotTabulable
 from commlib.runtime.wire import Call
-from commlib.verify import require
 
 TILE_BYTES = 4 << 20
 """Larger tiles mean fewer messages: on few cores each costs more in wake-ups than pipelining gains (measured)."""
 LONGEST = 1e6
 """The longest timeout in seconds: what clocks and gloo's milliseconds take."""
 _FIRST_TAG = 0x0C0B1000
-_PLANS_KEPT = 64
+_LAUNCHES_KEPT = 64
 _communicators: dict[str, int] = {}
 """How many communicators each group has had: all ranks count alike, which gives each its tag and its keys."""
 
 
 @dataclass
-class _Launch:
-    """What calls of one signature share: layout, plan, kernels, and the scratch memory."""
+class _Ready:
+    """A launch, and, after its first call, what carries it."""
 
-    layout: ChunkLayout
-    plan: RankPlan
-    kernels: Kernels
-    fingerprint: bytes
-    text: str
-    scratch: Array
-
-
-@dataclass(frozen=True)
-class _Signature:
-    algorithm: Algorithm
-    placement: Placement
-    elements: int
-    sizes: tuple[tuple[int, ...], ...] | None
-    dtype: torch.dtype
-    op: str
+    launch: Launch
+    carrier: Carrier | None = None
+    prepared: Any = None
 
 
 @dataclass
@@ -71,8 +54,10 @@ class _State:
 
     calls: int = 0
     failed: str | None = None
-    proved: set[tuple[Algorithm, Placement]] = field(default_factory=set)
-    launches: dict[_Signature, _Launch] = field(default_factory=dict)
+    connected: bool = False
+    hosts: Hosts = APART
+    table: TableCarrier | None = None
+    launches: dict[Signature, _Ready] = field(default_factory=dict)
 
 
 class Communicator:
@@ -82,16 +67,22 @@ class Communicator:
     those of the group. Calls are made in the same order by all ranks; there is no barrier between them. A
     communicator runs one call at a time: threads that call at once each need one of their own.
 
+    In its first call (or in ``connect``) the ranks agree on how each pair of them is connected. On one host they run
+    tables over shared memory; on several, the engine uses shared memory inside a host and gloo between hosts.
+
     Args:
         group: an initialised gloo group (default: the world); any subgroup will do.
         timeout: seconds that a call may take; then, or when a peer is found to have failed, every rank whose
             remaining steps depend on it ends with an ExecutionError that names the root cause.
         fifo_depth: messages in flight per connection; an algorithm must be proved free of deadlock at this depth.
-        tile_bytes: chunks larger than this are sent in tiles, and the program repeats for each.
+        tile_bytes: chunks larger than this are sent in tiles, and the program repeats for each; where shared memory
+            has a part, tiles are at most 512 KB.
         hook: called before each step with (threadblock, step, tile); for tests.
+        transport: "auto": shared memory where ranks are on one host and it can be had, gloo elsewhere; "gloo": only
+            that; "shm": refuse to run without shared memory among all.
 
     Raises:
-        SpecError: the group has no gloo, this process is not in it, or a number is out of range.
+        SpecError: the group has no gloo, this process is not in it, or a number or name is not allowed.
     """
 
     def __init__(
@@ -101,23 +92,31 @@ class Communicator:
         fifo_depth: int = 8,
         tile_bytes: int = TILE_BYTES,
         hook: Hook | None = None,
+        transport: str = "auto",
     ) -> None:
-        self._group = _checked(group)
+        self._group = checked(group)
         self.rank, self.ranks = self._group.rank(), self._group.size()
         self.timeout, self.fifo_depth, self.tile_bytes, self.hook = _seconds(timeout), fifo_depth, tile_bytes, hook
         if fifo_depth < 1 or tile_bytes < 1:
             raise SpecError(f"fifo_depth ({fifo_depth}) and tile_bytes ({tile_bytes}) are at least 1")
+        if transport not in TRANSPORTS:
+            raise SpecError(f"a transport is one of {', '.join(TRANSPORTS)}, not {transport!r}")
+        self.transport = transport
         self._busy = threading.Lock()
-        self._state = _State()
+        self._state = _State(connected=transport == "gloo" or self.ranks == 1)
         number = _communicators.get(self._group.group_name, 0)
         _communicators[self._group.group_name] = number + 1
-        keys = _keys(self._group, f"commlib/{number}")
-        self._monitor = Monitor(keys, self.rank, self.ranks, beat_for(timeout), host=_store_host(self._group))
-        self._transport = GlooTransport(self._group, _FIRST_TAG + number, fifo_depth, self._monitor)
-        self._finalizer = weakref.finalize(self, _close, self._monitor, self._transport)
+        self._keys = keys_of(self._group, f"commlib/{number}")
+        self._monitor = Monitor(self._keys, self.rank, self.ranks, beat_for(timeout), host=store_host(self._group))
+        gloo = GlooTransport(self._group, _FIRST_TAG + number, fifo_depth, self._monitor)
+        self._engine = EngineCarrier(gloo, self._monitor.report, tile_bytes)
+        self._opened = contextlib.ExitStack()
+        self._opened.callback(self._engine.close)
+        self._opened.callback(self._monitor.close)
+        self._finalizer = weakref.finalize(self, self._opened.close)
 
     def close(self) -> None:
-        """End the communicator's threads; a later call is refused."""
+        """End the communicator's threads and let go of shared memory; a later call is refused."""
         self._state.failed = self._state.failed or "it was closed"
         self._finalizer()
 
@@ -126,6 +125,26 @@ class Communicator:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+    @property
+    def hosts(self) -> tuple[int, ...]:
+        """The host of each rank, counted from 0; empty before ranks have connected, and with transport "gloo"."""
+        return self._state.hosts.numbers
+
+    def connect(self, timeout: float | None = None) -> None:
+        """Agree on the transports now, not in the first call; all ranks do this alike, before any call.
+
+        Raises:
+            SpecError: transport "shm", and there is none. ExecutionError: as ``run``.
+        """
+        with self._alone():
+            self._refuse_if_failed()
+            seconds = self.timeout if timeout is None else _seconds(timeout)
+            call = Call(self._state.calls + 1, b"", "connecting")
+            self._monitor.enter(call, seconds)
+            with self._failing(SpecError):
+                self._connect(call, time.monotonic() + seconds)
+            self._monitor.leave()
 
     def run(
         self,
@@ -140,6 +159,7 @@ class Communicator:
         in_place: bool | None = None,
         timeout: float | None = None,
         unsafe: bool = False,
+        text: str = "",
     ) -> torch.Tensor:
         """Run an algorithm; every rank of the group calls this with the same algorithm, type, op and sizes.
 
@@ -155,21 +175,28 @@ class Communicator:
             elements: the size of a shard, where the tensors do not say.
             timeout: seconds for this call, if not the communicator's.
             unsafe: run an algorithm that is not proved in this placement.
+            text: what is called, in words, for errors; equal on all ranks (default: made up).
 
         Returns:
             The output: ``output`` if given, in place the span or the part of it that is the output.
 
         Raises:
             VerificationError: the algorithm is not proved in this placement.
-            SpecError: tensors, op and algorithm do not fit, or it has one-sided steps.
+            SpecError: tensors, op and algorithm do not fit, or it has one-sided steps between ranks that share no
+                memory.
             ExecutionError: the run failed, and the group cannot be used after that; or another thread is in a call,
                 which goes on unharmed.
         """
+        with self._alone():
+            seconds = self.timeout if timeout is None else _seconds(timeout)
+            return self._run(algorithm, (input, output, in_place), op, factor, (elements, sizes, text), seconds, unsafe)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
         if not self._busy.acquire(blocking=False):
             raise ExecutionError(f"rank {self.rank}: another call is running on this communicator", rank=self.rank)
         try:
-            seconds = self.timeout if timeout is None else _seconds(timeout)
-            return self._run(algorithm, (input, output, in_place), op, factor, (elements, sizes), seconds, unsafe)
+            yield
         finally:
             self._busy.release()
 
@@ -179,7 +206,7 @@ class Communicator:
         given: tuple[torch.Tensor | None, torch.Tensor | None, bool | None],
         op: str,
         factor: complex,
-        size: tuple[int | None, Sequence[Sequence[int]] | None],
+        size: tuple[int | None, Sequence[Sequence[int]] | None, str],
         timeout: float,
         unsafe: bool,
     ) -> torch.Tensor:
@@ -188,11 +215,11 @@ class Communicator:
         reduce = reduction(op) if algorithm.collective.reduces or not algorithm.collective.specified else None
         tensors = classify(algorithm.collective, self.rank, *given)
         if not unsafe:
-            self._require(algorithm, tensors.placement)
-        launch = self._launch(algorithm, tensors, reduce, *size)
+            prove(algorithm, tensors.placement, self.fifo_depth)
+        ready = self._launch(algorithm, tensors, reduce, *size)
         scale = factor if reduce is not None and reduce.prepare == "scale" else None
-        binding = Binding(launch.layout, self.rank, tensors, scale)
-        self._execute(launch, binding, timeout)
+        binding = Binding(ready.launch.layout, self.rank, tensors, scale)
+        self._execute(ready, binding, timeout)
         return binding.finish(self.ranks if reduce is not None and reduce.finish == "divide" else None)
 
     def _refuse_if_failed(self) -> None:
@@ -211,11 +238,6 @@ class Communicator:
         if algorithm.ranks != self.ranks:
             raise SpecError(f"{algorithm.name} is for {algorithm.ranks} ranks, the group has {self.ranks}")
 
-    def _require(self, algorithm: Algorithm, placement: Placement) -> None:
-        if (algorithm, placement) not in self._state.proved:
-            require(algorithm, placement, self.fifo_depth, whole_messages=True)
-            self._state.proved.add((algorithm, placement))
-
     def _launch(
         self,
         algorithm: Algorithm,
@@ -223,115 +245,102 @@ class Communicator:
         reduce: Reduction | None,
         elements: int | None,
         sizes: Sequence[Sequence[int]] | None,
-    ) -> _Launch:
+        text: str,
+    ) -> _Ready:
         if elements is None:
             elements = 0 if sizes is not None else shard_elements(algorithm.collective, self.rank, tensors)
-        matrix = None if sizes is None else tuple(tuple(map(int, row)) for row in sizes)
-        name = "move" if reduce is None else reduce.name
-        signature = _Signature(algorithm, tensors.placement, elements, matrix, tensors.dtype, name)
+        name = None if reduce is None else reduce.name
+        signature = Signature(algorithm, tensors.placement, elements, as_sizes(sizes), tensors.dtype, name, text)
         launches = self._state.launches
         if signature not in launches:
-            if len(launches) >= _PLANS_KEPT:
+            if len(launches) >= _LAUNCHES_KEPT:
                 launches.pop(next(iter(launches)))
-            launches[signature] = self._plan(signature, kernels_for(tensors.dtype, reduce))
+            launches[signature] = _Ready(plan_launch(signature, (self.tile_bytes, self.fifo_depth)))
         return launches[signature]
 
-    def _plan(self, signature: _Signature, kernels: Kernels) -> _Launch:
-        algorithm = signature.algorithm
-        refuse_unreachable(algorithm, lambda rank, peer: False, "gloo")
-        layout = plan_layout(algorithm, signature.placement, signature.elements, signature.sizes)
-        plan = plan_rank(algorithm, layout, self.rank, kernels.itemsize, self.tile_bytes)
-        text = (
-            f"{algorithm.name} {dtype_name(signature.dtype)} {signature.op} {signature.elements} "
-            f"{signature.placement.value}"
-        )
-        fingerprint = _fingerprint(signature, self.tile_bytes, self.fifo_depth)
-        return _Launch(layout, plan, kernels, fingerprint, text, kernels.empty(plan.scratch_elements))
-
-    def _execute(self, launch: _Launch, binding: Binding, timeout: float) -> None:
-        state = self._state
-        state.calls += 1
-        call = Call(state.calls, launch.fingerprint, launch.text)
+    def _execute(self, ready: _Ready, binding: Binding, timeout: float) -> None:
+        state, launch = self._state, ready.launch
+        call = Call(state.calls + 1, launch.fingerprint, launch.text)
         deadline = time.monotonic() + timeout
         self._monitor.enter(call, timeout)
-        endpoint = self._transport.open(call, launch.plan, launch.kernels.itemsize, deadline)
-        buffers = {**binding.buffers(), Buffer.SCRATCH: launch.scratch}
-        try:
-            execute(launch.plan, buffers, endpoint, launch.kernels, deadline, self.hook)
-        except BaseException as error:
-            self._fail(endpoint, error)
-            raise
-        trouble = endpoint.finish(deadline)
+        with self._failing(SpecError):
+            carrier = ready.carrier or self._place(ready, call, deadline)
+        state.calls += 1
+        with self._failing():
+            trouble = carrier.execute(ready.prepared, binding, call, deadline, self.hook)
         if trouble is None:
             self._monitor.leave()
         else:
-            state.failed = trouble.text
+            self._tell(trouble)
 
-    def _fail(self, endpoint: GlooEndpoint, error: BaseException) -> None:
-        """This rank ends with an error: tell the others."""
-        cause = endpoint.cause
-        if cause is None:
-            cause = self._monitor.report(Cause("failed", self.rank, f"rank {self.rank} failed: {error}", self.rank))
+    def _place(self, ready: _Ready, call: Call, deadline: float) -> Carrier:
+        """Find what carries a launch; the ranks meet for that where they have not yet.
+
+        Raises:
+            SpecError: nothing can; on all ranks alike.
+        """
+        self._connect(call, deadline)
+        table = self._state.table
+        if table is not None:
+            try:
+                ready.prepared, ready.carrier = table.prepare(ready.launch), table
+                return table
+            except NotTabulable:
+                if not self._engine.met:
+                    self._engine.meet(self._meeting("engine", call, deadline), self._state.hosts)
+        ready.prepared, ready.carrier = self._engine.prepare(ready.launch), self._engine
+        return self._engine
+
+    def _connect(self, call: Call, deadline: float) -> None:
+        """Agree on the transports, once."""
+        state = self._state
+        if state.connected:
+            return
+        meeting = self._meeting("connect", call, deadline)
+        state.hosts = meeting.hosts(self.transport)
+        if not state.hosts.together:
+            self._engine.meet(meeting, state.hosts)
+        else:
+            self._open_session(meeting)
+        state.connected = True
+
+    def _open_session(self, meeting: Meeting) -> None:
+        try:
+            self._state.table = TableCarrier.open(meeting, self.fifo_depth, self.tile_bytes)
+            self._opened.callback(self._state.table.close)
+        except ShmUnavailable as error:
+            if "shm" in self._state.hosts.wanted:
+                raise SpecError(f"transport='shm', and these ranks share no memory: {error}") from error
+
+    def _meeting(self, prefix: str, call: Call, deadline: float) -> Meeting:
+        return Meeting(self._keys, prefix, self._monitor, self.rank, self.ranks, call, deadline)
+
+    @contextlib.contextmanager
+    def _failing(self, *refusals: type[CommlibError]) -> Iterator[None]:
+        """When this rank ends with an error, tell the others; ``refusals`` are alike on all, and harm nothing."""
+        try:
+            yield
+        except refusals:
+            self._monitor.leave()
+            raise
+        except BaseException as error:
+            table = self._state.table
+            found = None if table is None else table.session.watch.cause
+            self._tell(found or Cause("failed", self.rank, f"rank {self.rank} failed: {_text(error)}", self.rank))
+            raise
+
+    def _tell(self, cause: Cause) -> None:
+        cause = self._monitor.report(cause)
         self._state.failed = cause.text
-        endpoint.abort(cause)
+        if self._state.table is not None:
+            self._state.table.session.watch.publish(cause)
+
+
+def _text(error: BaseException) -> str:
+    return error.message if isinstance(error, CommlibError) else str(error) or type(error).__name__
 
 
 def _seconds(timeout: float) -> float:
     if isinstance(timeout, (int, float)) and 0 < timeout <= LONGEST:
         return float(timeout)
     raise SpecError(f"a timeout is a number of seconds above 0 and at most {LONGEST:.0f}, not {timeout!r}")
-
-
-def _is_internal(group: Any) -> bool:
-    """Whether this is a gloo group that torch.distributed does not know of, as the torch backend makes them."""
-    if not isinstance(group, dist.ProcessGroup) or group in dist.distributed_c10d._world.pg_map:
-        return False
-    with contextlib.suppress(RuntimeError):
-        return isinstance(group._get_backend(torch.device("cpu")), dist.ProcessGroupGloo)
-    return False
-
-
-def _checked(group: Any) -> Any:
-    if _is_internal(group):
-        return group
-    if not dist.is_initialized():
-        raise SpecError("torch.distributed is not initialised; call init_process_group('gloo') first")
-    group = dist.group.WORLD if group is None else group
-    if group is None or group == dist.GroupMember.NON_GROUP_MEMBER:
-        raise SpecError("this process is not a member of the group")
-    if "gloo" not in str(dist.get_backend(group)) and "gloo" not in dist.get_backend_config(group):
-        raise SpecError(f"the group's backend is {dist.get_backend(group)}; this runtime needs gloo")
-    return group
-
-
-def _keys(group: Any, prefix: str) -> Any:
-    """The group's store under a prefix, on a connection of its own where it has such (other users may block theirs)."""
-    store = group.get_group_store()
-    with contextlib.suppress(AttributeError, RuntimeError):
-        store = store.clone()
-    return dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
-
-
-def _store_host(group: Any) -> int | None:
-    """The rank that hosts the group's store; None if torchrun or our launcher does, or a process outside the group."""
-    if hosts_store() or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        return None
-    with contextlib.suppress(ValueError):
-        return dist.get_group_rank(group, 0)
-    return None
-
-
-def _close(monitor: Monitor, transport: GlooTransport) -> None:
-    monitor.close()
-    transport.close()
-
-
-def _fingerprint(signature: _Signature, tile_bytes: int, fifo_depth: int) -> bytes:
-    """Eight bytes of a hash of everything that all ranks must agree on."""
-    a = signature.algorithm
-    digest = hashlib.sha256()
-    for name in TB_COLUMNS + STEP_COLUMNS:
-        digest.update(getattr(a, name).tobytes())
-    rest = (a.collective, a.collective.custom, a.scratch_chunks, signature.placement, signature.elements)
-    digest.update(repr((*rest, signature.sizes, signature.dtype, signature.op, tile_bytes, fifo_depth)).encode())
-    return digest.digest()[:8]

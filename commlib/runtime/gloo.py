@@ -26,12 +26,13 @@ from typing import Any
 import torch
 
 from commlib.errors import ExecutionError
-from commlib.runtime.cause import Cause, differing, failure, loads_cause
+from commlib.runtime.cause import Cause, failure, loads_cause
 from commlib.runtime.credit import Buffer, Incoming, Outgoing, Pool, Sent
-from commlib.runtime.monitor import STALLED_AFTER, Monitor
+from commlib.runtime.monitor import Monitor
 from commlib.runtime.plan import RankPlan
-from commlib.runtime.transport import Frame, Wait
-from commlib.runtime.wire import HEADER_BYTES, Call, Header, Kind, read_header, write_header
+from commlib.runtime.stall import Patience
+from commlib.runtime.transport import Bell, Frame, QueueBell, Wait
+from commlib.runtime.wire import HEADER_BYTES, Call, Kind, other_call, read_header, write_header
 
 POSTED = 2
 """Receives posted ahead per peer: the next message then travels while this one is sorted."""
@@ -54,10 +55,12 @@ class GlooTransport:
         self._receivers: dict[int, Receiver] = {}
         self._pools: dict[int, Pool] = {}
 
-    def open(self, call: Call, plan: RankPlan, itemsize: int, deadline: float) -> GlooEndpoint:
-        """Begin a launch: post its receives."""
+    def open(
+        self, call: Call, plan: RankPlan, itemsize: int, deadline: float, bell: Bell | None = None
+    ) -> GlooEndpoint:
+        """Begin a launch: post its receives. ``bell``: what the engine waits on, if it waits for more than this."""
         needed = max(FIRST_FRAME, HEADER_BYTES + plan.message_elements * itemsize)
-        return GlooEndpoint(self, call, plan, self.pool(1 << (needed - 1).bit_length()), deadline)
+        return GlooEndpoint(self, call, plan, self.pool(1 << (needed - 1).bit_length()), deadline, bell or QueueBell())
 
     def pool(self, size: int) -> Pool:
         """The frames of a size."""
@@ -111,19 +114,21 @@ class Receiver(threading.Thread):
 class GlooEndpoint:
     """One rank's side of one launch. The engine's thread calls everything but ``_receive_all`` and what it calls."""
 
-    def __init__(self, transport: GlooTransport, call: Call, plan: RankPlan, pool: Pool, deadline: float) -> None:
+    def __init__(
+        self, transport: GlooTransport, call: Call, plan: RankPlan, pool: Pool, deadline: float, bell: Bell
+    ) -> None:
         self.cause: Cause | None = None
+        self.suspect: Callable[[tuple[int, ...]], Cause | None] = lambda _: None
+        """Asked before the monitor why ranks that are waited for do not go on."""
         self._transport, self._call, self._pool, self._deadline = transport, call, pool, deadline
         self._rank, self._monitor = transport.rank, transport.monitor
         self._out = [Outgoing(link, transport.fifo_depth) for link in plan.sends]
         self._in = [Incoming(link, transport.fifo_depth) for link in plan.receives]
         self._notes: dict[int, list[Sent]] = {}
         self._greeted: set[int] = set()
-        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._bell = bell
         self._trouble: Cause | None = None
-        seconds = deadline - time.monotonic()
-        self._late, self._overdue = (deadline - min(cap, part * seconds) for cap, part in ((1.0, 0.35), (0.3, 0.15)))
-        self._stalled_after = min(STALLED_AFTER, seconds / 10)
+        self._patience = Patience(self._monitor, self._rank, deadline)
         self._by_channel = {(link.link.peer, link.link.channel): link for link in self._in}
         self._by_credit = {(link.link.peer, link.link.channel): link for link in self._out}
         self._flush: dict[int, queue.SimpleQueue[list[Sent]]] = {}
@@ -184,17 +189,13 @@ class GlooEndpoint:
     def wait_any(self, deadline: float, waits: list[Wait]) -> None:
         """Wait for news from a peer's thread; when none comes for a while, ask the monitor."""
         while self._trouble is None:
-            try:
-                self._bell.get(timeout=self._stalled_after)
-            except queue.Empty:
+            if not self._bell.wait(self._patience.stalled_after):
                 self._stall(deadline, waits)
                 continue
-            while not self._bell.empty():
-                self._bell.get()
             self._monitor.moved()
             if self._trouble is None:
                 return
-        raise self._failure(waits, self._trouble)
+        raise self.failure(waits, self._trouble)
 
     def finish(self, deadline: float) -> Cause | None:
         """All steps are done: wait until the peers have what they were sent. What went wrong, if anything did."""
@@ -202,11 +203,8 @@ class GlooEndpoint:
             links = [sent for out in self._out if out.link.peer == peer for sent in out.sent]
             flush.put(links + self._notes.get(peer, []))
         while self._unfinished and self._trouble is None:
-            try:
-                self._bell.get(timeout=self._stalled_after)
-            except queue.Empty:
-                waits_for = tuple(self._unfinished)
-                self._ask(waits_for, deadline)
+            if not self._bell.wait(self._patience.stalled_after):
+                self._ask(tuple(self._unfinished), deadline)
         return None if self._trouble is None else self._monitor.report(self._trouble)
 
     def abort(self, cause: Cause) -> None:
@@ -221,7 +219,7 @@ class GlooEndpoint:
         for flush in self._flush.values():
             flush.put([])
 
-    def _failure(self, waits: list[Wait], trouble: Cause) -> ExecutionError:
+    def failure(self, waits: list[Wait], trouble: Cause) -> ExecutionError:
         """The error of this rank, once the root cause is agreed on."""
         self.cause = self._monitor.report(trouble)
         return failure(self._rank, f"call {self._call.number} ({self._call.text})", waits, self.cause)
@@ -231,11 +229,8 @@ class GlooEndpoint:
         self._ask(peers, deadline)
 
     def _ask(self, waits_for: tuple[int, ...], deadline: float) -> None:
-        """Ask the monitor why nothing moves; a little before the deadline, time is up."""
-        now = time.monotonic()
-        found = self._monitor.stalled(waits_for, late=now > min(self._late, deadline))
-        if found is None and now > min(self._overdue, deadline):
-            found = Cause("deadline", self._rank, f"the deadline passed, waiting for {list(waits_for)}", self._rank)
+        """Ask why nothing moves; a little before the deadline, time is up."""
+        found = self.suspect(waits_for) or self._patience.ask(waits_for, deadline)
         self._trouble = self._trouble or found
 
     def _reap(self, out: Outgoing) -> None:
@@ -282,7 +277,7 @@ class GlooEndpoint:
             f"rank {peer} sent {sent} on channel {incoming.link.channel}, "
             f"but message {incoming.taken} of {size} bytes was due"
         )
-        raise self._failure([], Cause("mismatch", peer, text, self._rank))
+        raise self.failure([], Cause("mismatch", peer, text, self._rank))
 
     # The peers' threads
 
@@ -293,7 +288,7 @@ class GlooEndpoint:
                 for sent in self._flush[peer].get():
                     sent.finish(self._remaining())
                 self._unfinished.discard(peer)
-                self._bell.put(None)
+                self._bell.ring()
         except RuntimeError as error:
             self._fail(_gone(peer, self._rank, error))
         except ExecutionError as error:
@@ -327,7 +322,7 @@ class GlooEndpoint:
             self._call.number,
             self._call.fingerprint,
         ):
-            self._fail(Cause("mismatch", peer, _other_call(peer, header, self._rank, self._call), self._rank))
+            self._fail(Cause("mismatch", peer, other_call(peer, header, self._rank, self._call), self._rank))
             return None
         if header.kind is Kind.CREDIT:
             self._by_credit[peer, header.channel].granted += 1
@@ -336,7 +331,7 @@ class GlooEndpoint:
             self._give(buffer)
         else:
             self._by_channel[peer, header.channel].inbox.append((header, buffer))
-        self._bell.put(None)
+        self._bell.ring()
         return header.kind
 
     def _remaining(self) -> timedelta:
@@ -344,7 +339,7 @@ class GlooEndpoint:
 
     def _fail(self, cause: Cause) -> None:
         self._trouble = self._trouble or cause
-        self._bell.put(None)
+        self._bell.ring()
 
 
 def _gone(peer: int, rank: int, error: RuntimeError) -> Cause:
@@ -357,10 +352,3 @@ def _told(peer: int, payload: bytes, rank: int) -> Cause:
         return loads_cause(payload.decode())
     except (json.JSONDecodeError, KeyError):
         return Cause("failed", peer, f"rank {peer} failed", rank)
-
-
-def _other_call(peer: int, header: Header | None, rank: int, call: Call) -> str:
-    if header is None:
-        return f"rank {peer} sent what is no frame of commlib"
-    theirs, ours = header.call, call
-    return differing((peer, theirs.number, theirs.text), (rank, ours.number, ours.text))

@@ -135,13 +135,13 @@ class Monitor:
             self._say("running")
 
     def report(self, cause: Cause) -> Cause:
-        """Publish a cause; the one that was published first is the result (ours, if the store does not answer)."""
+        """Publish a cause; the one that was published first is the result (our first, if the store does not answer)."""
         self._say("failed")
         if self.host is not None and (cause.kind, cause.rank) == ("gone", self.host):
             self._mute, self._cause = True, self._cause or cause  # the store is gone too, and c10d would print stacks
+        cause = self._own = self._own or cause
         if self.store is None or self._cause is not None:
             return self._cause or cause
-        self._own = cause
         self._wake.set()
         if self._thread.is_alive() and time.monotonic() - self._answered < 3 * BEAT:
             self._published.wait(self.beat)

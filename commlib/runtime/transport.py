@@ -7,6 +7,7 @@ reads one from the frame that ``try_recv`` gave. Every message of a link arrives
 
 from __future__ import annotations
 
+import queue
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -67,3 +68,36 @@ class Endpoint(Protocol):
             PeerFailedError: a peer that this rank depends on has failed.
         """
         ...
+
+
+class Bell(Protocol):
+    """Wakes the engine's thread; a ring before it waits is not lost."""
+
+    def ring(self) -> None:
+        """Something may have changed; any thread may ring."""
+        ...
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it was rung (or something changed) within so many seconds; all rings until now count as one."""
+        ...
+
+
+class QueueBell:
+    """A bell for the threads of one process."""
+
+    def __init__(self) -> None:
+        self._rings: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def ring(self) -> None:
+        """Ring it."""
+        self._rings.put(None)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a ring."""
+        try:
+            self._rings.get(timeout=seconds)
+        except queue.Empty:
+            return False
+        while not self._rings.empty():
+            self._rings.get()
+        return True

@@ -6,6 +6,7 @@ import struct
 from dataclasses import dataclass
 from enum import IntEnum
 
+from commlib.runtime.cause import differing
 from commlib.runtime.transport import Bytes
 
 HEADER_BYTES = 128
@@ -55,3 +56,11 @@ def read_header(memory: Bytes) -> Header | None:
         return None
     called = Call(number, fingerprint, text.rstrip(b"\0").decode(errors="replace"))
     return Header(Kind(kind), channel, message, size, called)
+
+
+def other_call(peer: int, header: Header | None, rank: int, call: Call) -> str:
+    """That a peer has sent a frame of another call than this rank is in."""
+    if header is None:
+        return f"rank {peer} sent what is no frame of commlib"
+    theirs, ours = header.call, call
+    return differing((peer, theirs.number, theirs.text), (rank, ours.number, ours.text))

@@ -276,7 +276,7 @@ def test_an_unproved_algorithm_runs_only_when_asked() -> None:
 
 
 def _different(rank: int, what: str) -> str:
-    comm = Communicator(timeout=10)
+    comm = Communicator(timeout=10, transport="gloo" if what == "calls" else "auto")
     algorithm = allpairs_allreduce(4) if what == "algorithm" and rank == 1 else ring_allreduce(4)
     elements = 9 if what == "size" and rank == 1 else 8
     dtype = torch.int32 if what == "type" and rank == 1 else torch.float32

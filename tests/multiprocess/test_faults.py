@@ -33,7 +33,8 @@ def _inputs(algorithm: Algorithm, rank: int) -> torch.Tensor:
 def _struck(rank: int, name: str, fault: Fault) -> dict[str, Any]:
     """Run under a fault; what this rank got, how long it took, and what its next call says."""
     algorithm = ALGORITHMS[name]
-    comm = Communicator(timeout=TIMEOUT, hook=FaultScript(rank, (fault,)))
+    transport = "auto" if fault.step % 2 else "gloo"
+    comm = Communicator(timeout=TIMEOUT, hook=FaultScript(rank, (fault,)), transport=transport)
     start, answer = time.monotonic(), dict[str, Any]()
     try:
         answer["output"] = comm.run(algorithm, _inputs(algorithm, rank), in_place=False, elements=24)
@@ -186,7 +187,7 @@ def test_a_rank_that_raises_tells_the_others() -> None:
 
 def _done_early(rank: int) -> list[Any]:
     """The root of a broadcast has its result long before the last rank of the chain fails."""
-    comm = Communicator(timeout=4, hook=FaultScript(rank, (Fault(3, 0, "kill"),)))
+    comm = Communicator(timeout=4, hook=FaultScript(rank, (Fault(3, 0, "kill"),)), transport="gloo")
     algorithm = ALGORITHMS["chain"]
     output = comm.run(algorithm, _inputs(algorithm, rank), in_place=False, elements=24)
     time.sleep(TWO_BEATS)

@@ -10,7 +10,7 @@ from commlib.runtime import Communicator
 
 
 def _refused_then_works(_rank: int) -> list:
-    with Communicator(timeout=10) as communicator:
+    with Communicator(timeout=10, transport="gloo") as communicator:
         try:
             communicator.run(one_shot(2), torch.ones(6))
         except SpecError as error:

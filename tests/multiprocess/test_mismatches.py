@@ -29,8 +29,8 @@ PROGRAMS = {
 }
 
 
-def _run(name: str, elements: int, tile_bytes: int = 1 << 22) -> list[object]:
-    comm = Communicator(timeout=6, tile_bytes=tile_bytes)
+def _run(name: str, elements: int, tile_bytes: int = 1 << 22, transport: str = "gloo") -> list[object]:
+    comm = Communicator(timeout=6, tile_bytes=tile_bytes, transport=transport)
     start = time.monotonic()
     with pytest.raises(MismatchError) as caught:
         comm.run(PROGRAMS[name], torch.ones(elements))
@@ -51,24 +51,28 @@ def test_a_message_longer_than_was_expected_is_a_mismatch(name: str, odd: int, i
         assert seconds < 3
 
 
-def _tiles(rank: int) -> list[object]:
-    return _run("ring", 40_000, 1024 if rank == 1 else 1 << 22)
+def _tiles(rank: int, transport: str) -> list[object]:
+    return _run("ring", 40_000, 1024 if rank == 1 else 1 << 22, transport)
 
 
-def test_tiles_that_differ_are_a_mismatch() -> None:
-    for text, seconds in launch(_tiles, RANKS, (), 30):
+@pytest.mark.parametrize("transport", ["gloo", "auto"])
+def test_tiles_that_differ_are_a_mismatch(transport: str) -> None:
+    for text, seconds in launch(_tiles, RANKS, (transport,), 30):
         assert "rank 1 in call 1" in text or "rank 1 is in call 1" in text
         assert "differ in what the names do not show: the steps, tile_bytes, fifo_depth or sizes" in text
         assert seconds < 3
 
 
-def _algorithms(rank: int, odd: int) -> list[object]:
-    return _run("tree" if rank == odd else "ring", 100)
+def _algorithms(rank: int, odd: int, transport: str) -> list[object]:
+    return _run("tree" if rank == odd else "ring", 100, transport=transport)
 
 
-@pytest.mark.parametrize("odd", [0, 2])
-def test_algorithms_that_differ_are_a_mismatch_even_where_no_message_meets(odd: int) -> None:
-    for text, seconds in launch(_algorithms, RANKS, (odd,), 30):
-        assert f"rank {odd} is in call 1 (binomial_tree_allreduce" in text or f"rank {odd} in call 1 (binomial" in text
-        assert "in call 1 (ring_allreduce float32 sum 100 in)" in text
+@pytest.mark.parametrize(("odd", "transport", "first"), [(0, "gloo", ""), (2, "gloo", ""), (2, "auto", "allreduce ")])
+def test_algorithms_that_differ_are_a_mismatch_even_where_no_message_meets(
+    odd: int, transport: str, first: str
+) -> None:
+    for text, seconds in launch(_algorithms, RANKS, (odd, transport), 30):
+        tree = f"in call 1 ({first}binomial_tree_allreduce"
+        assert f"rank {odd} is {tree}" in text or f"rank {odd} {tree}" in text
+        assert f"in call 1 ({first}ring_allreduce float32 sum 100 in)" in text
         assert seconds < 3

@@ -20,7 +20,7 @@ from commlib.runtime import Communicator
 from runtime_algorithms import chain, ring_allreduce
 dist.init_process_group("gloo")
 rank, ranks = dist.get_rank(), dist.get_world_size()
-comm = Communicator(timeout=8)
+comm = Communicator(timeout=8, transport=os.environ.get("TRANSPORT", "auto"))
 total = comm.run(ring_allreduce(ranks), torch.ones(5) * rank, in_place=False)
 lines = [f"sum {total[0]:g}"]
 if sys.argv[1:] == [str(rank)]:
@@ -62,7 +62,13 @@ def test_the_rank_that_hosts_the_store_is_killed(tmp_path: Path) -> None:
         port = str(free.getsockname()[1])
     script, ranks = _program(tmp_path), []
     for rank in range(3):
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": str(rank), "WORLD_SIZE": "3"}
+        place = {
+            "TRANSPORT": "gloo",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "RANK": str(rank),
+            "WORLD_SIZE": "3",
+        }
         command = [sys.executable, str(script), "0"]
         ranks.append(
             subprocess.Popen(
