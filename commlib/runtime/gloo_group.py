@@ -42,10 +42,20 @@ def checked(group: Any) -> Any:
 
 def keys_of(group: Any, prefix: str) -> Any:
     """The group's store under a prefix, on a connection of its own where it has such (other users may block theirs)."""
-    store = group.get_group_store()
+    store = _store_of(group)
     with contextlib.suppress(AttributeError, RuntimeError):
         store = store.clone()
     return dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
+
+
+def _store_of(group: Any) -> Any:
+    """A group's store; before torch 2.8 only torch.distributed knows it."""
+    if hasattr(group, "get_group_store"):
+        return group.get_group_store()
+    known = dist.distributed_c10d._world.pg_map.get(group)
+    if known is None:
+        raise SpecError("this group's store is not known")
+    return known[1]
 
 
 def store_host(group: Any) -> int | None:

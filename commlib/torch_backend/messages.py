@@ -57,9 +57,11 @@ class _Prepared:
 class MessageRunner:
     """Runs requests with a Communicator; all that it promises about failures holds."""
 
-    def __init__(self, group: Any, timeout: float) -> None:
+    def __init__(self, group: Any, timeout: float, transport: str = "auto") -> None:
+        """The ranks agree here on what each pair of them uses; all of the group call this."""
         self._group = group
-        self._communicator = Communicator(group, timeout=min(timeout, LONGEST))
+        self._communicator = Communicator(group, timeout=min(timeout, LONGEST), transport=transport)
+        self._communicator.connect()
         self._prepared: OrderedDict[Request, _Prepared] = OrderedDict()
 
     def prepare(self, request: Request, registered: bool = False) -> _Prepared:  # noqa: ARG002
@@ -72,7 +74,8 @@ class MessageRunner:
         return found
 
     def _choose(self, request: Request, agree: bool = True) -> _Prepared:
-        situation = Situation(self._communicator.ranks, shared=False, rank=self._communicator.rank)
+        comm = self._communicator
+        situation = Situation(comm.ranks, shared=False, hosts=comm.hosts, rank=comm.rank)
         take = partial(self._take, request)
         return choose(request, situation, take, self._exchange if agree else None)
 

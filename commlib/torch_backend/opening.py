@@ -118,7 +118,7 @@ def open_group(store: Any, rank: int, ranks: int, timeout: float, name: str, opt
     if options.transport != "gloo":
         with contextlib.suppress(ShmUnavailable) if options.transport == "auto" else contextlib.nullcontext():
             return _over_shared_memory(own, rank, ranks, timeout, options)
-    return _over_gloo(own, rank, ranks, timeout, name)
+    return _over_gloo(own, rank, ranks, timeout, name, options.transport)
 
 
 def _over_shared_memory(store: Any, rank: int, ranks: int, timeout: float, options: Options) -> Opened:
@@ -132,6 +132,6 @@ def _over_shared_memory(store: Any, rank: int, ranks: int, timeout: float, optio
     return Opened(store, rank, ranks, SharedRunner(session), SharedPointToPoint(session), session)
 
 
-def _over_gloo(store: Any, rank: int, ranks: int, timeout: float, name: str) -> Opened:
+def _over_gloo(store: Any, rank: int, ranks: int, timeout: float, name: str, transport: str) -> Opened:
     group = gloo_group(store, rank, ranks, timeout, f"commlib-{name}-{id(store)}")
-    return Opened(store, rank, ranks, MessageRunner(group, timeout), GlooPointToPoint(group))
+    return Opened(store, rank, ranks, MessageRunner(group, timeout, transport), GlooPointToPoint(group))
