@@ -252,15 +252,16 @@ class CommlibGroup(Identity):
 
     def barrier(self, opts: Any = None, **named: Any) -> Work:
         """Wait for all ranks."""
-        opts = options_of(c10d.BarrierOptions, named.pop("opts", opts), named)
-        asynchronous, limit = is_async(opts), seconds(opts, self._core.timeout)
-        call = self._hot.get(BARRIER)
-        if call is not None and not asynchronous and limit == self._core.timeout and self._again(call):
+        try:
+            call = self._hot[BARRIER]
+            repeats = not opts.asyncOp and opts.timeout.days < 0
+        except NOT_HOT:
+            repeats = False
+        if repeats and self._again(call):
             return DONE
-        work = self._core.issue("barrier", self._meet, asynchronous, limit)
-        if call is None and not asynchronous:
-            self._core.remember(BARRIER, self._meet)
-        return work
+        opts = options_of(c10d.BarrierOptions, opts, named)
+        limit = seconds(opts, self._core.timeout)
+        return self._issue("barrier", self._meet, opts, (), BARRIER if limit == self._core.timeout else None)
 
     def monitored_barrier(self, timeout: Any = None, wait_all_ranks: bool = False) -> None:
         """Wait for all ranks; rank 0 names those that did not come."""
