@@ -2,6 +2,7 @@
 #include "core.h"
 
 #include <structmember.h>
+#include <unistd.h>
 
 static int bad_peer(const Context *c, int peer) {
     if (0 <= peer && peer < c->ranks && peer != c->rank) return 0;
@@ -95,6 +96,7 @@ static PyObject *context_new(PyTypeObject *type, PyObject *args, PyObject *keywo
     c->slice_ns = (int64_t)(slice * 1e9) + 1;
     c->n_records = records;
     c->synchronized = 1;
+    c->roomy = ranks <= sysconf(_SC_NPROCESSORS_ONLN);
     c->on_stall = Py_NewRef(on_stall), c->on_mismatch = Py_NewRef(on_mismatch);
     c->on_error = Py_NewRef(Py_None), c->trace = Py_NewRef(Py_None);
     PyObject *errors = PyImport_ImportModule("commlib.errors");

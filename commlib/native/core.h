@@ -58,6 +58,7 @@ typedef struct Regions Regions;
 struct Context {
     PyObject_HEAD
     int32_t rank, ranks, spins, yields;
+    int32_t roomy, patience, hopeless; /* see look_longer in idle.c */
     Layout layout;
     char **segments;
     /* [channel * ranks + peer] */
