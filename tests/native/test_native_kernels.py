@@ -45,7 +45,7 @@ def _operand(dtype: str, generator: np.random.Generator, elements: int) -> np.nd
     if dtype in HALVES:
         values = torch.from_numpy(generator.normal(0, 30, elements).astype(np.float32)).to(HALVES[dtype])
         for index in generator.integers(0, max(elements, 1), elements // 5).tolist():
-            values[index] = generator.choice(SPECIAL)
+            values[index] = torch.tensor(generator.choice(SPECIAL)).to(values)  # older torch refuses to round a number
         return values.view(torch.uint8).numpy()
     kind = np.dtype(dtype)
     if kind.kind in "fc":
