@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,15 +40,47 @@ def supported(dtype: str, op: str, reduces: bool) -> bool:
     return not reduces or reduction(op).supports(kind_of(DTYPES[dtype]))
 
 
-def run_cases(cases: Sequence[ProcessCase], ranks: int, tile_bytes: int = 4096, timeout: float = 100.0) -> None:
+@dataclass(frozen=True)
+class Wiring:
+    """How processes are connected: the transport asked for, the host of each rank (repeated for more ranks), and
+    whether the native core may run."""
+
+    transport: str = "auto"
+    hosts: tuple[int, ...] = (0,)
+    native: bool = True
+
+    def host(self, rank: int) -> int:
+        """The host of a rank."""
+        return self.hosts[rank % len(self.hosts)]
+
+
+WIRINGS = {
+    "gloo": Wiring("gloo"),
+    "shm": Wiring("shm"),
+    "python": Wiring("shm", native=False),
+    "two hosts": Wiring(hosts=(0, 0, 1)),
+    "three hosts": Wiring(hosts=(0, 1, 1, 2, 1)),
+}
+"""The hosts have unlike numbers of ranks, which do not lie side by side."""
+
+
+def run_cases(
+    cases: Sequence[ProcessCase], ranks: int, tile_bytes: int = 4096, timeout: float = 100.0, wiring: str = "shm"
+) -> None:
     """Launch once, run every case on it, and fail with the list of cases that came out wrong."""
-    found = launch(_run_all, ranks, (cases, tile_bytes), timeout)
+    found = launch(_run_all, ranks, (cases, tile_bytes, WIRINGS[wiring]), timeout)
     wrong = [f"rank {rank}: {text}" for rank, texts in enumerate(found) for text in texts]
     assert not wrong, "\n".join(wrong[:20])
 
 
-def _run_all(_rank: int, cases: Sequence[ProcessCase], tile_bytes: int) -> list[str]:
-    with Communicator(timeout=60, tile_bytes=tile_bytes) as communicator:
+def wire(rank: int, wiring: Wiring) -> None:
+    """Put this process on its host."""
+    os.environ.update(COMMLIB_HOST=str(wiring.host(rank)), COMMLIB_NATIVE=str(int(wiring.native)))
+
+
+def _run_all(rank: int, cases: Sequence[ProcessCase], tile_bytes: int, wiring: Wiring) -> list[str]:
+    wire(rank, wiring)
+    with Communicator(timeout=60, tile_bytes=tile_bytes, transport=wiring.transport) as communicator:
         found = [(case, _run(communicator, case)) for case in cases]
     return [f"{case}: {wrong}" for case, wrong in found if wrong is not None]
 

@@ -139,6 +139,7 @@ class EngineCarrier:
         """Let go of what is shared, then of gloo."""
         if self._near is not None:
             self._near.close()
+            self._near = None
         self._transport.close()
 
 

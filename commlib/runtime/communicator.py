@@ -102,6 +102,7 @@ class Communicator:
         if transport not in TRANSPORTS:
             raise SpecError(f"a transport is one of {', '.join(TRANSPORTS)}, not {transport!r}")
         self.transport = transport
+        self._agreed = (tile_bytes, fifo_depth, transport == "gloo")
         self._busy = threading.Lock()
         self._state = _State(connected=transport == "gloo" or self.ranks == 1)
         number = _communicators.get(self._group.group_name, 0)
@@ -255,7 +256,7 @@ class Communicator:
         if signature not in launches:
             if len(launches) >= _LAUNCHES_KEPT:
                 launches.pop(next(iter(launches)))
-            launches[signature] = _Ready(plan_launch(signature, (self.tile_bytes, self.fifo_depth)))
+            launches[signature] = _Ready(plan_launch(signature, self._agreed))
         return launches[signature]
 
     def _execute(self, ready: _Ready, binding: Binding, timeout: float) -> None:

@@ -35,11 +35,11 @@ class MixedEndpoint:
         self._host, self._call, self._deadline = host, call, deadline
         self._sends, sends = _routes(plan.sends, host)
         self._receives, receives = _routes(plan.receives, host)
-        bell = SharedBell(host)
-        self._gloo = transport.open(call, replace(plan, sends=sends, receives=receives), itemsize, deadline, bell)
-        self._near = NeighbourEndpoint(host, call, exposed, lambda cause: self._gloo.failure([], cause))
-        bell.watched = self._near.changed
-        self._gloo.suspect = lambda peers: self._near.suspect(peers, stalled=True)
+        self._bell = bell = SharedBell(host)
+        far = transport.open(call, replace(plan, sends=sends, receives=receives), itemsize, deadline, bell)
+        near = NeighbourEndpoint(host, call, exposed, lambda cause: far.failure([], cause))
+        bell.watched, far.suspect = near.changed, near.suspect_stalled
+        self._gloo, self._near = far, near
         self.signal, self.try_wait, self.peer_buffer = (
             self._near.signal,
             self._near.try_wait,
@@ -95,7 +95,7 @@ class MixedEndpoint:
 
     def wait_any(self, deadline: float, waits: list[Wait]) -> None:
         """Wait for either; a rank of this host that has said it failed is blamed at once."""
-        cause = self._near.suspect([wait.peer for wait in waits if wait.peer is not None], stalled=False)
+        cause = self._near.suspect([wait.peer for wait in waits if wait.peer is not None])
         if cause is not None:
             raise self._gloo.failure(waits, cause)
         self._gloo.wait_any(deadline, waits)
@@ -104,12 +104,27 @@ class MixedEndpoint:
     def finish(self, deadline: float) -> Cause | None:
         """All steps are done: wait until the ranks of other hosts have what they were sent."""
         self._near.blocked.clear()
-        return self._gloo.finish(deadline)
+        found = self._gloo.finish(deadline)
+        self._part()
+        return found
+
+    def _part(self) -> None:
+        """Nobody waits here any more: the parts know each other no longer, so that they go at once."""
+        self._bell.watched, self._gloo.suspect = _unchanged, _unknown
 
     def abort(self, cause: Cause) -> None:
         """Tell the others why nothing more will come."""
         self._host.publish(cause, self._call.number)
         self._gloo.abort(cause)
+        self._part()
+
+
+def _unchanged() -> bool:
+    return False
+
+
+def _unknown(_peers: tuple[int, ...]) -> Cause | None:
+    return None
 
 
 def _routes(links: tuple[Link, ...], host: Neighbours) -> tuple[list[_Route], tuple[Link, ...]]:

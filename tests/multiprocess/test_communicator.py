@@ -1,4 +1,4 @@
-"""The interpreter on real gloo processes: exact in every type, reduction, size and placement."""
+"""Communicators on real processes: exact in every type, reduction, size and placement."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_small_algorithms_over_sizes_placements_and_strides() -> None:
             for elements in SIZES
             for strided in (False, True)
         ]
-        run_cases(cases, ranks, tile_bytes=256)
+        run_cases(cases, ranks, tile_bytes=256, wiring=("gloo", "two hosts", "shm")[ranks - 2])
 
 
 def test_every_type_with_every_reduction() -> None:
@@ -63,7 +63,7 @@ def test_every_type_with_every_reduction() -> None:
 
 
 def test_every_type_is_moved() -> None:
-    run_cases([ProcessCase(ring_allgather(4, 2), 9, dtype) for dtype in DTYPES], 4)
+    run_cases([ProcessCase(ring_allgather(4, 2), 9, dtype) for dtype in DTYPES], 4, wiring="gloo")
 
 
 def test_premul_and_avg_on_rooted_and_scattered_outputs() -> None:
@@ -74,7 +74,7 @@ def test_premul_and_avg_on_rooted_and_scattered_outputs() -> None:
         for op in ("avg", "premul_sum")
         for placement in verify(algorithm).proved
     ]
-    run_cases(cases, 4)
+    run_cases(cases, 4, wiring="two hosts")
 
 
 def _integers(rank: int) -> list[object]:
@@ -138,11 +138,13 @@ def test_alltoallv_takes_a_matrix() -> None:
             for d in range(s):
                 matrix[s][d] = matrix[d][s]
         cases.append(ProcessCase(algorithm, 0, "int64", placement=IN, sizes=tuple(map(tuple, matrix))))
-    run_cases(cases, 4, tile_bytes=512)
+    run_cases(cases, 4, tile_bytes=512, wiring="gloo")
 
 
-def test_more_messages_than_credit() -> None:
-    run_cases([ProcessCase(ring_allreduce(2), 40_000, "int64"), ProcessCase(detour(), 5001, "int8")], 2, tile_bytes=512)
+@pytest.mark.parametrize("wiring", ["gloo", "shm"])
+def test_more_messages_than_credit(wiring: str) -> None:
+    cases = [ProcessCase(ring_allreduce(2), 40_000, "int64"), ProcessCase(detour(), 5001, "int8")]
+    run_cases(cases, 2, tile_bytes=512, wiring=wiring)
 
 
 def _conventions(rank: int) -> list[bool]:

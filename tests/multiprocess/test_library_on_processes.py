@@ -1,4 +1,5 @@
-"""The library on real processes: every algorithm, ranks 1 to 8, both placements, types and odd sizes.
+"""The library on real processes: every algorithm, ranks 1 to 8, both placements, types and odd sizes, over gloo, shared
+memory (native and Python) and mixes of two and three emulated hosts.
 
 A sample by default; all of it with COMMLIB_FULL=1 in the environment.
 """
@@ -10,7 +11,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from process_cases import ProcessCase, run_cases, supported
+from process_cases import WIRINGS, ProcessCase, run_cases, supported
 
 from commlib.algorithms import ALGORITHMS, Entry
 from commlib.collectives import ROOTED
@@ -20,7 +21,12 @@ from commlib.reductions import REDUCTIONS
 from commlib.runtime.tensors import DTYPES
 
 FULL = bool(os.environ.get("COMMLIB_FULL"))
-RANKS = range(1, 9) if FULL else (1, 2, 3, 4, 5, 8)
+SAMPLE = [
+    *((1, "gloo"), (2, "python"), (3, "two hosts"), (4, "gloo"), (4, "three hosts"), (5, "three hosts"), (5, "shm")),
+    *((8, "gloo"), (8, "shm"), (8, "two hosts")),
+]
+"""(ranks, wiring)"""
+RUNS = [(ranks, wiring) for ranks in range(1, 9) for wiring in WIRINGS] if FULL else SAMPLE
 SIZES = (0, 1, 2, 17, 64, 1000, 4099)
 
 
@@ -60,13 +66,13 @@ def cases_of(entry: Entry, algorithm: Algorithm, generator: random.Random) -> It
 
 
 @pytest.mark.timeout(1800 if FULL else 120)
-@pytest.mark.parametrize("ranks", RANKS)
-def test_the_library_is_exact(ranks: int) -> None:
-    generator, cases = random.Random(ranks), list[ProcessCase]()
+@pytest.mark.parametrize(("ranks", "wiring"), RUNS)
+def test_the_library_is_exact(ranks: int, wiring: str) -> None:
+    generator, cases = random.Random(f"{ranks} {wiring}"), list[ProcessCase]()
     for entry in ALGORITHMS:
         for algorithm in programs(entry, ranks):
             cases.extend(cases_of(entry, algorithm, generator))
     assert len({case.algorithm.collective.name for case in cases}) >= 10
     if not FULL:
-        cases = generator.sample(cases, min(len(cases), 300 if ranks < 8 else 150))
-    run_cases(cases, ranks, tile_bytes=2048, timeout=1700 if FULL else 110)
+        cases = generator.sample(cases, min(len(cases), 200 if ranks < 8 else 100))
+    run_cases(cases, ranks, tile_bytes=2048, timeout=1700 if FULL else 110, wiring=wiring)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from commlib.runtime.transport import Endpoint, Frame, Wait
 
 DEPTH = 4
 Program = Callable[[Endpoint, int], Any]
+Runner = Callable[[Program], list[Any]]
 Links = dict[int, tuple[tuple[Link, ...], tuple[Link, ...]]]
 
 
@@ -35,7 +37,22 @@ def plan_of(links: Links, rank: int) -> RankPlan:
     return RankPlan(rank, 1, (), *links[rank], 0, 1 << 16)
 
 
-def on_local(program: Program, links: Links) -> list[Any]:
+RUNS: dict[str, tuple[Program, Links]] = {}
+"""The programs, by name."""
+
+
+def program(links: Links) -> Callable[[Program], Program]:
+    """What a rank does on its endpoint, where ranks are linked like that."""
+
+    def register(function: Program) -> Program:
+        RUNS[function.__name__] = (function, links)
+        return function
+
+    return register
+
+
+def on_local(program: Program) -> list[Any]:
+    links = RUNS[program.__name__][1]
     network, results = LocalNetwork(len(links), DEPTH), [None] * len(links)
 
     def run(rank: int) -> None:
@@ -49,27 +66,80 @@ def on_local(program: Program, links: Links) -> list[Any]:
     return results
 
 
-def _gloo_rank(rank: int, program: Program, links: Links) -> Any:
+HOSTS = {"gloo": (0, 1), "shm": (0, 0), "mix": (0, 0, 1, 1)}
+"""The host of each rank. In the mix ranks 0 and 2, and 1 and 3, run the two-rank programs: over gloo, beside a rank of
+their own host that they share memory with."""
+
+
+def _pair_of(rank: int, ranks: int) -> tuple[int, int]:
+    """The rank that a process has in a two-rank program, and the first process of its pair."""
+    return (rank, 0) if ranks == 2 else divmod(rank, 2)
+
+
+def _endpoint(rank: int, hosts: tuple[int, ...], links: Links, number: int) -> Any:
+    mine, first = _pair_of(rank, len(hosts))
+    sends, receives = (
+        tuple(link._replace(peer=link.peer * len(hosts) // 2 + first) for link in side) for side in links[mine]
+    )
+    return _linked(rank, hosts, (sends, receives), number)
+
+
+def _linked(rank: int, hosts: tuple[int, ...], links: tuple[tuple[Link, ...], tuple[Link, ...]], number: int) -> Any:
     import torch.distributed as dist
 
     from commlib.runtime.gloo import GlooTransport
+    from commlib.runtime.mixed import MixedEndpoint
     from commlib.runtime.monitor import Monitor
+    from commlib.runtime.shm.neighbours import Neighbours
     from commlib.runtime.wire import Call
 
-    transport = GlooTransport(dist.group.WORLD, 77, DEPTH, Monitor(None, rank, len(links)))
-    deadline = time.monotonic() + 10
-    endpoint = transport.open(Call(1, b"8 bytes.", "a test"), plan_of(links, rank), 1, deadline)
-    result = program(endpoint, rank)
-    if result != "no finish":
-        assert endpoint.finish(deadline) is None
-    return result
+    transport = GlooTransport(dist.group.WORLD, 77 + number, DEPTH, Monitor(None, rank, len(hosts)))
+    plan = RankPlan(rank, 1, (), *links, 0, 1 << 16)
+    call, deadline = Call(1, b"8 bytes.", "a test"), time.monotonic() + 10
+    near = [peer for peer, host in enumerate(hosts) if host == hosts[rank]]
+    if len(near) == 1:
+        return transport.open(call, plan, 1, deadline)
+    store = dist.PrefixStore(f"conformance/{number}/{hosts[rank]}", dist.group.WORLD.get_group_store())
+    host = Neighbours.open(store, rank, near, DEPTH, 1 << 16, 10.0)
+    return MixedEndpoint(transport, host, call, plan, 1, deadline)
 
 
-def on_gloo(program: Program, links: Links) -> list[Any]:
-    return launch(_gloo_rank, len(links), (program, links), 30)
+def _run_all(rank: int, kind: str, runs: list[tuple[Program, Links]]) -> list[Any]:
+    found = list[Any]()
+    for number, (program, links) in enumerate(runs):
+        endpoint = _endpoint(rank, HOSTS[kind], links, number)
+        mine, _ = _pair_of(rank, len(HOSTS[kind]))
+        try:
+            result = program(endpoint, mine)
+            if result != "no finish":
+                assert endpoint.finish(time.monotonic() + 10) is None
+        except (Exception, pytest.fail.Exception) as error:  # what went wrong is the result: the other runs go on
+            result = f"{type(error).__name__}: {error}"
+        found.append(result)
+    return found
 
 
-TRANSPORTS = pytest.mark.parametrize("run", [on_local, on_gloo])
+@cache
+def _on_processes(kind: str) -> list[list[Any]]:
+    """What each process said of every program, in one launch."""
+    return launch(_run_all, len(HOSTS[kind]), (kind, list(RUNS.values())), 100)
+
+
+def _on(kind: str, first: int = 0) -> Callable[[Program], list[Any]]:
+    """What the pair whose first process this is said of a program."""
+
+    def run(program: Program) -> list[Any]:
+        ranks, number = _on_processes(kind), list(RUNS).index(program.__name__)
+        return [ranks[rank][number] for rank in range(first, len(ranks), len(ranks) // 2)]
+
+    return run
+
+
+TRANSPORTS = pytest.mark.parametrize(
+    "run",
+    [on_local, _on("gloo"), _on("shm"), _on("mix"), _on("mix", 1)],
+    ids=["local", "gloo", "shm", "mix", "mix, other pair"],
+)
 
 
 def wait(endpoint: Endpoint, seconds: float = 8.0) -> None:
@@ -95,6 +165,7 @@ def message(k: int, channel: int = 0) -> bytes:
     return bytes([k % 256, channel]) * (k % 5 * 100)
 
 
+@program(one_way(50))
 def _in_order(endpoint: Endpoint, rank: int) -> bool:
     if rank == 0:
         for k in range(50):
@@ -104,10 +175,11 @@ def _in_order(endpoint: Endpoint, rank: int) -> bool:
 
 
 @TRANSPORTS
-def test_messages_arrive_whole_and_in_order(run: Callable[..., list[Any]]) -> None:
-    assert run(_in_order, one_way(50)) == [True, True]
+def test_messages_arrive_whole_and_in_order(run: Runner) -> None:
+    assert run(_in_order) == [True, True]
 
 
+@program(pair(DEPTH, channels=2))
 def _channels_apart(endpoint: Endpoint, _rank: int) -> bool:
     """Channel 1 is drained first, though channel 0 was filled first: neither blocks the other."""
     for k in range(DEPTH):
@@ -120,10 +192,11 @@ def _channels_apart(endpoint: Endpoint, _rank: int) -> bool:
 
 
 @TRANSPORTS
-def test_channels_do_not_block_each_other(run: Callable[..., list[Any]]) -> None:
-    assert run(_channels_apart, pair(DEPTH, channels=2)) == [True, True]
+def test_channels_do_not_block_each_other(run: Runner) -> None:
+    assert run(_channels_apart) == [True, True]
 
 
+@program(one_way(100))
 def _fills(endpoint: Endpoint, rank: int) -> int:
     """How many messages go out before the peer takes any (it waits for a message on the way back)."""
     if rank == 1:
@@ -140,12 +213,13 @@ def _fills(endpoint: Endpoint, rank: int) -> int:
 
 
 @TRANSPORTS
-def test_a_fifo_holds_its_depth_and_not_everything(run: Callable[..., list[Any]]) -> None:
-    sent, received = run(_fills, one_way(100))
+def test_a_fifo_holds_its_depth_and_not_everything(run: Runner) -> None:
+    sent, received = run(_fills)
     assert DEPTH <= sent < 3 * DEPTH
     assert received == 300
 
 
+@program(pair(20))
 def _ping_pong(endpoint: Endpoint, rank: int) -> int:
     total = 0
     for k in range(40):
@@ -157,10 +231,11 @@ def _ping_pong(endpoint: Endpoint, rank: int) -> int:
 
 
 @TRANSPORTS
-def test_ping_pong(run: Callable[..., list[Any]]) -> None:
-    assert run(_ping_pong, pair(20)) == [sum(range(1, 40, 2)), sum(range(0, 40, 2))]
+def test_ping_pong(run: Runner) -> None:
+    assert run(_ping_pong) == [sum(range(1, 40, 2)), sum(range(0, 40, 2))]
 
 
+@program(pair(3))
 def _empty_messages(endpoint: Endpoint, rank: int) -> bool:
     for _ in range(3):
         send(endpoint, 0, b"")
@@ -168,10 +243,11 @@ def _empty_messages(endpoint: Endpoint, rank: int) -> bool:
 
 
 @TRANSPORTS
-def test_empty_messages_are_messages(run: Callable[..., list[Any]]) -> None:
-    assert run(_empty_messages, pair(3)) == [True, True]
+def test_empty_messages_are_messages(run: Runner) -> None:
+    assert run(_empty_messages) == [True, True]
 
 
+@program(one_way(1))
 def _wrong_size(endpoint: Endpoint, rank: int) -> str:
     if rank == 0:
         send(endpoint, 0, b"four")
@@ -183,14 +259,15 @@ def _wrong_size(endpoint: Endpoint, rank: int) -> str:
 
 
 @TRANSPORTS
-def test_a_message_of_another_size_is_a_mismatch(run: Callable[..., list[Any]]) -> None:
-    assert run(_wrong_size, one_way(1)) == ["no finish"] * 2
+def test_a_message_of_another_size_is_a_mismatch(run: Runner) -> None:
+    assert run(_wrong_size) == ["no finish"] * 2
 
 
+@program(pair(1))
 def _late(endpoint: Endpoint, rank: int) -> str:
     if rank == 0:
         start = time.monotonic()
-        with pytest.raises(DeadlineError, match="rank 0 threadblock 0 step 0 waits to receive from rank 1"):
+        with pytest.raises(DeadlineError, match=r"rank [01] threadblock 0 step 0 waits to receive from rank 1"):
             wait(endpoint, 0.3)
         assert 0.25 < time.monotonic() - start < 3
     time.sleep(0.1)
@@ -198,8 +275,8 @@ def _late(endpoint: Endpoint, rank: int) -> str:
 
 
 @TRANSPORTS
-def test_the_deadline_ends_a_wait(run: Callable[..., list[Any]]) -> None:
-    assert run(_late, pair(1)) == ["no finish"] * 2
+def test_the_deadline_ends_a_wait(run: Runner) -> None:
+    assert run(_late) == ["no finish"] * 2
 
 
 def test_a_local_failure_wakes_the_others() -> None:
@@ -214,3 +291,36 @@ def test_frames_are_exactly_as_long_as_the_message() -> None:
     frame = LocalEndpoint(LocalNetwork(2), plan_of(pair(1), 0)).try_send(0, 12)
     assert isinstance(frame, Frame)
     assert len(frame.payload) == 12
+
+
+def _near_and_far(rank: int) -> list[bytes]:
+    """Rank 0 takes messages of its own host's rank 1 and of rank 2 on another, in the order in which they come."""
+    links: Links = {0: ((), (Link(1, 0, 20), Link(2, 0, 20))), 1: ((Link(0, 0, 20),), ()), 2: ((Link(0, 0, 20),), ())}
+    endpoint = _linked(rank, (0, 0, 1), links[rank], 0)
+    if rank:
+        for k in range(20):
+            time.sleep(0.002 * (k % 3 == rank))
+            send(endpoint, 0, bytes([rank, k]))
+        assert endpoint.finish(time.monotonic() + 10) is None
+        return []
+    taken: list[list[bytes]] = [[], []]
+    while min(map(len, taken)) < 20:
+        frames = [endpoint.try_recv(link, 2) for link in (0, 1)]
+        for link, frame in enumerate(frames):
+            if frame is not None:
+                taken[link].append(frame.payload.tobytes())
+                endpoint.release(link, frame)
+        if frames == [None, None]:
+            waits = [Wait(link, 0, f"to receive from rank {link + 1} on channel 0", link + 1, 0) for link in (0, 1)]
+            endpoint.wait_any(time.monotonic() + 8, waits)
+    assert endpoint.finish(time.monotonic() + 10) is None
+    return [b"".join(part) for part in taken]
+
+
+def test_a_rank_waits_for_its_host_and_another_at_once() -> None:
+    found = launch(_near_and_far_text, 3, (), 40)
+    assert found[0] == [bytes(value for k in range(20) for value in (rank, k)).hex() for rank in (1, 2)]
+
+
+def _near_and_far_text(rank: int) -> list[str]:
+    return [part.hex() for part in _near_and_far(rank)]

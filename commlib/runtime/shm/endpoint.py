@@ -164,8 +164,9 @@ class NeighbourEndpoint:
         return self._host.reach.memory(at)[start : start + size]
 
     def exposes(self, buffer: Buffer) -> bool:
-        """Whether others reach this buffer of this rank."""
-        return self._exposed is not None and buffer in self._exposed.areas[self._host.index[self._host.rank]]
+        """Whether others reach anything in this buffer of this rank."""
+        areas = {} if self._exposed is None else self._exposed.areas[self._host.index[self._host.rank]]
+        return areas.get(buffer, (0, 0))[1] > 0
 
     def meet(self, wait: Callable[[list[Wait]], None]) -> None:
         """Before a launch with one-sided steps: all ranks of the host are in it, and have mapped what is new.
@@ -207,20 +208,22 @@ class NeighbourEndpoint:
         """Whether any word that this rank has looked at in vain has changed."""
         return any(words[at] != value for words, at, value in self.blocked.values())
 
-    def suspect(self, peers: Sequence[int], stalled: bool) -> Cause | None:
-        """Why one of these ranks will never do what this rank waits for; ``stalled``: look at its process, too."""
+    def suspect(self, peers: Sequence[int]) -> Cause | None:
+        """If one of these ranks has said that it failed, and so will not do what this rank waits for: why."""
         host = self._host
         for peer in peers:
-            if peer not in host.index:
-                continue
-            found: Cause | None = None
-            if host.has_failed(peer):
-                found = host.cause_of(peer) or Cause("failed", peer, f"rank {peer} failed", host.rank)
-            elif stalled and host.has_ended(peer):
-                found = Cause("gone", peer, f"rank {peer} is gone: its process ({host.pid(peer)}) has ended", host.rank)
-            if found is not None and not self.changed():
-                return found
+            if peer in host.index and host.has_failed(peer) and not self.changed():
+                return host.cause_of(peer) or Cause("failed", peer, f"rank {peer} failed", host.rank)
         return None
+
+    def suspect_stalled(self, peers: Sequence[int]) -> Cause | None:
+        """As ``suspect``, and look at processes, too."""
+        host = self._host
+        for peer in peers:
+            if peer in host.index and host.has_ended(peer) and not host.has_failed(peer) and not self.changed():
+                gone = f"rank {peer} is gone: its process ({host.pid(peer)}) has ended"
+                return Cause("gone", peer, gone, host.rank)
+        return self.suspect(peers)
 
 
 class SharedBell:

@@ -86,8 +86,9 @@ class Reach:
             raise ExecutionError(f"the memory of process {self._pids[rank]} cannot be mapped: {error}") from error
 
     def memory(self, rank: int) -> Bytes:
-        """The memory of a rank that is mapped."""
-        return np.asarray(self._mapped[rank])
+        """The memory of a rank: none, if it has never needed any."""
+        found = self._mapped.get(rank)
+        return np.empty(0, dtype=np.uint8) if found is None else np.asarray(found)
 
     def _allocate(self, size: int) -> None:
         try:
