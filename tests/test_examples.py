@@ -28,7 +28,12 @@ PROMISED = {
         "internode_sketch.gpus_to_sender_rev_map (items of other GPUs have no sender)",
     ],
     "09_own_topology.py": ["bus: 1, taken by 8 links", "        1024 to ", " to  2.68435e+08 bytes: "],
+    "10_ddp_training.py": ["losses: 2.3138, ", "the same on gloo: True", "float32 sum 267786 in: staged_allreduce"],
     "11_plug_in_by_xml.py": [f"rank {rank}: float32 sum 1000 in: star; float32 sum 100000" for rank in range(3)],
+    "12_several_hosts.py": [
+        "rank 1 of 4 on host left: 6 6\nrank 2 of 4 on host right: 6 6\nrank 3 of 4 on host right: 7 6",
+        "on 4 ranks over shared memory and gloo -> hierarchical_allreduce",
+    ],
 }
 
 
