@@ -309,8 +309,8 @@ class CommlibGroup(Identity):
 
 
 def _close(core: Core, opened: Opened) -> None:
+    opened.close()  # the ticker of messages first: it uses the session that the core closes
     core.close()
-    opened.close()
 
 
 def core_of(group: Any = None) -> Core:

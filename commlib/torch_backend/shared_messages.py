@@ -36,12 +36,12 @@ class Ticker:
 
     def watch(self, request: Request) -> None:
         """Move on until this is done, too."""
-        self._under_way.append(request)
-        if self._thread is None or self._asleep:
-            with self._bell:
-                if self._thread is None and not self._closed:
-                    self._thread = threading.Thread(target=self._tick, name="commlib-messages", daemon=True)
-                    self._thread.start()
+        with self._bell:
+            self._under_way.append(request)
+            if self._thread is None and not self._closed:
+                self._thread = threading.Thread(target=self._tick, name="commlib-messages", daemon=True)
+                self._thread.start()
+            elif self._asleep:
                 self._bell.notify()
 
     def _tick(self) -> None:
@@ -65,9 +65,11 @@ class Ticker:
         try:
             moved = self._p2p.progress()
         except CommlibError:  # who waits for the message meets it himself
-            self._under_way.clear()
+            with self._bell:
+                self._under_way.clear()
             return False
-        self._under_way[:] = [request for request in self._under_way if not request.done]
+        with self._bell:  # a request that is added meanwhile must not be lost
+            self._under_way = [request for request in self._under_way if not request.done]
         return moved
 
     def close(self) -> None:
