@@ -87,12 +87,10 @@ def launch_outcomes(
 def _serve(listener: socket.socket, port: int, timeout: float) -> Any:
     """The store, on the listening socket (which it owns from now on: it closes a duplicate)."""
     options: dict[str, Any] = {"wait_for_workers": False, "timeout": timedelta(seconds=timeout)}
-    make = dist.TCPStore  # type: ignore[attr-defined]
-    try:
-        return make("127.0.0.1", port, None, True, master_listen_fd=os.dup(listener.fileno()), **options)
-    except NotImplementedError:  # torch 2.6: only its older server takes a socket
+    if torch.__version__.startswith("2.6."):  # only its older server takes a socket
         options["use_libuv"] = False
-        return make("127.0.0.1", port, None, True, master_listen_fd=os.dup(listener.fileno()), **options)
+    make = dist.TCPStore  # type: ignore[attr-defined]
+    return make("127.0.0.1", port, None, True, master_listen_fd=os.dup(listener.fileno()), **options)
 
 
 @dataclass
