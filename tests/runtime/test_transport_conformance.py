@@ -88,6 +88,7 @@ def _linked(rank: int, hosts: tuple[int, ...], links: tuple[tuple[Link, ...], tu
     import torch.distributed as dist
 
     from commlib.runtime.gloo import GlooTransport
+    from commlib.runtime.gloo_group import keys_of
     from commlib.runtime.mixed import MixedEndpoint
     from commlib.runtime.monitor import Monitor
     from commlib.runtime.shm.neighbours import Neighbours
@@ -99,7 +100,7 @@ def _linked(rank: int, hosts: tuple[int, ...], links: tuple[tuple[Link, ...], tu
     near = [peer for peer, host in enumerate(hosts) if host == hosts[rank]]
     if len(near) == 1:
         return transport.open(call, plan, 1, deadline)
-    store = dist.PrefixStore(f"conformance/{number}/{hosts[rank]}", dist.group.WORLD.get_group_store())
+    store = keys_of(dist.group.WORLD, f"conformance/{number}/{hosts[rank]}")
     host = Neighbours.open(store, rank, near, DEPTH, 1 << 16, 10.0)
     return MixedEndpoint(transport, host, call, plan, 1, deadline)
 
