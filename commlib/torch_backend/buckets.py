@@ -37,7 +37,7 @@ class RepeatedTensors:
         votes = core.exchange([int(times > 1 and _movable(line))], timeout, "register buckets")
         if all(vote[0] for vote in votes):
             self._seen.pop(line.data_ptr())
-            core.runner.register(line)
+            core.register(line)
 
 
 def _movable(line: torch.Tensor) -> bool:
@@ -59,7 +59,7 @@ def register_tensor(tensor: torch.Tensor, group: Any = None) -> bool:
     """
     core = _core(group)
     found: list[bool] = []
-    core.issue("register", lambda _: found.append(core.runner.register(tensor.detach())), False, core.timeout)
+    core.issue("register", lambda _: found.append(core.register(tensor.detach())), False, core.timeout)
     return found[0]
 
 

@@ -128,6 +128,16 @@ class Core:
         self.hot.clear()
         self.runner.forget()
 
+    def register(self, line: torch.Tensor) -> bool:
+        """Move a tensor to memory that other ranks reach (inside a job).
+
+        It may come to lie where a tensor lay that has gone, whose calls are remembered, on this rank alone.
+        """
+        try:
+            return self.runner.register(line)
+        finally:
+            self.hot.clear()
+
     def issue(self, name: str, job: Job, asynchronous: bool, timeout: float, results: Sequence[Any] = ()) -> Work:
         """Make a call: here, if its caller waits for it and nothing is queued before it, else on the queue.
 
