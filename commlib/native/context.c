@@ -1,6 +1,7 @@
 /* Context and Planned as Python sees them. */
 #include "core.h"
 
+#include <sched.h>
 #include <structmember.h>
 #include <unistd.h>
 
@@ -11,7 +12,7 @@ static int bad_peer(const Context *c, int peer) {
 }
 
 static int is_closed(const Context *c) {
-    if (c->closed) PyErr_SetString(PyExc_RuntimeError, "the context is closed");
+    if (c->closed) PyErr_SetObject(c->refused_error, c->why);
     return c->closed;
 }
 
@@ -31,8 +32,11 @@ static int read_layout(Layout *l, PyObject *layout) {
         Py_DECREF(value);
         if (*fields[i] == -1 && PyErr_Occurred()) return -1;
     }
-    if (l->ranks > 0 && l->lane >= 0 && l->slot >= 0 && l->depth > 0 && l->ring > 0) return 0;
-    PyErr_SetString(PyExc_ValueError, "a layout has positive ranks, depth and ring, and no negative lane or slot");
+    const int64_t most = (int64_t)1 << 40; /* so that no sum of products below overflows */
+    if (l->ranks > 0 && l->lane >= 0 && l->slot >= 0 && l->depth > 0 && l->ring > 0 && l->ranks <= 1 << 16 &&
+        l->lane <= most && l->ring <= most && l->slot <= most / l->depth)
+        return 0;
+    PyErr_SetString(PyExc_ValueError, "a layout has positive ranks, depth and ring, and no negative or huge lane or slot");
     return -1;
 }
 
@@ -76,6 +80,22 @@ static int set_segments(Context *c, PyObject *given) {
     return bad ? -1 : 0;
 }
 
+/* The cores that this process may use. */
+static int cores(void) {
+#ifdef CPU_COUNT
+    cpu_set_t allowed;
+    if (!sched_getaffinity(0, sizeof allowed, &allowed)) return CPU_COUNT(&allowed);
+#endif
+    return (int)sysconf(_SC_NPROCESSORS_ONLN);
+}
+
+/* A new reference to a class of a module. */
+static PyObject *class_of(const char *name, const char *attribute) {
+    PyObject *module = PyImport_ImportModule(name), *found = module ? PyObject_GetAttrString(module, attribute) : NULL;
+    Py_XDECREF(module);
+    return found;
+}
+
 static PyObject *context_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
     static char *names[] = {"rank",          "ranks",    "layout",  "segments",    "spins", "yields",
                             "slice_seconds", "on_stall", "records", "on_mismatch", NULL};
@@ -96,13 +116,12 @@ static PyObject *context_new(PyTypeObject *type, PyObject *args, PyObject *keywo
     c->slice_ns = (int64_t)(slice * 1e9) + 1;
     c->n_records = records;
     c->synchronized = 1;
-    c->roomy = ranks <= sysconf(_SC_NPROCESSORS_ONLN);
+    c->roomy = ranks <= cores();
     c->on_stall = Py_NewRef(on_stall), c->on_mismatch = Py_NewRef(on_mismatch);
     c->on_error = Py_NewRef(Py_None), c->trace = Py_NewRef(Py_None);
-    PyObject *errors = PyImport_ImportModule("commlib.errors");
-    c->spec_error = errors ? PyObject_GetAttrString(errors, "SpecError") : NULL;
-    Py_XDECREF(errors);
-    int bad = !c->spec_error || read_layout(&c->layout, layout) || make_arrays(c) || set_segments(c, segments);
+    c->spec_error = class_of("commlib.errors", "SpecError");
+    c->refused_error = c->spec_error ? class_of("commlib.runtime.shm.interface", "RefusedError") : NULL;
+    int bad = !c->refused_error || read_layout(&c->layout, layout) || make_arrays(c) || set_segments(c, segments);
     if (!bad && c->layout.ranks != ranks)
         bad = (PyErr_SetString(PyExc_ValueError, "the layout is for another number of ranks"), 1);
     if (bad) Py_CLEAR(c);
@@ -139,6 +158,8 @@ static void context_free(Context *c) {
     Py_XDECREF(c->on_error);
     Py_XDECREF(c->trace);
     Py_XDECREF(c->spec_error);
+    Py_XDECREF(c->refused_error);
+    Py_XDECREF(c->why);
     Py_TYPE(c)->tp_free((PyObject *)c);
 }
 
@@ -287,8 +308,11 @@ static PyObject *context_wait_rings(Context *c, PyObject *timeout) {
     return PyErr_CheckSignals() ? NULL : PyBool_FromLong(changed);
 }
 
-static PyObject *context_close(Context *c, PyObject *unused) {
-    (void)unused;
+static PyObject *context_close(Context *c, PyObject *args) {
+    PyObject *why = NULL;
+    if (!PyArg_ParseTuple(args, "|U", &why)) return NULL;
+    if (!c->why) c->why = why ? Py_NewRef(why) : PyUnicode_FromString("the context is closed");
+    if (!c->why) return NULL;
     c->closed = 1;
     Py_RETURN_NONE;
 }
@@ -304,7 +328,7 @@ static PyMethodDef context_methods[] = {
     {"ring_write", (PyCFunction)context_ring_write, METH_VARARGS, "ring_write(peer, address, bytes) -> bytes written"},
     {"ring_read", (PyCFunction)context_ring_read, METH_VARARGS, "ring_read(peer, address, bytes) -> bytes read"},
     {"wait_rings", (PyCFunction)context_wait_rings, METH_O, "wait_rings(timeout): until a ring has changed"},
-    {"close", (PyCFunction)context_close, METH_NOARGS, "No call touches the segments any more."},
+    {"close", (PyCFunction)context_close, METH_VARARGS, "close(why=...): no call touches the segments any more"},
     {NULL, NULL, 0, NULL},
 };
 

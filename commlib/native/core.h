@@ -81,7 +81,8 @@ struct Context {
     uint64_t recorded;
     char *staging; /* for what is read out of other processes */
     int64_t staging_bytes;
-    PyObject *on_stall, *on_mismatch, *on_error, *trace, *spec_error;
+    PyObject *on_stall, *on_mismatch, *on_error, *trace, *spec_error, *refused_error;
+    PyObject *why; /* it is closed */
 };
 
 typedef struct {
@@ -93,6 +94,11 @@ typedef struct {
     uint64_t input_word, output_word;
     double timeout; /* negative: as it is */
 } Planned;
+
+/* Whether a hook is one; a deleted one is NULL. */
+static inline int is_set(const PyObject *hook) {
+    return hook && hook != Py_None;
+}
 
 extern PyTypeObject ContextType, TableType, PlannedType;
 

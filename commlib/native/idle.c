@@ -41,7 +41,7 @@ static PyObject *all_waits(const Run *r) {
 int tell_stall(Run *r, uint64_t ns) {
     take_gil(r);
     if (PyErr_CheckSignals()) return -1;
-    if (r->context->on_stall == Py_None) return 0;
+    if (!is_set(r->context->on_stall)) return 0;
     PyObject *waits = all_waits(r);
     PyObject *answer = waits ? PyObject_CallFunction(r->context->on_stall, "dO", (double)ns * 1e-9, waits) : NULL;
     Py_XDECREF(waits);

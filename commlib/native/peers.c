@@ -13,7 +13,7 @@ static const BoardEntry *entry_of(const Context *c, int peer) {
 static int mismatch(Run *r, int peer) {
     Context *c = r->context;
     take_gil(r);
-    PyObject *answer = c->on_mismatch && c->on_mismatch != Py_None
+    PyObject *answer = is_set(c->on_mismatch)
                            ? PyObject_CallFunction(c->on_mismatch, "i", peer)
                            : Py_NewRef(Py_None);
     if (answer)

@@ -98,7 +98,7 @@ static int trace_step(Run *r, int b, Cursor *at) {
 /* 1: the step is done; 0: it waits, and the cursor says for what; -1: an exception. */
 static int try_step(Run *r, int b, Cursor *at) {
     const Step *s = &r->table->steps[at->row];
-    if (r->context->trace != Py_None && trace_step(r, b, at)) return -1;
+    if (is_set(r->context->trace) && trace_step(r, b, at)) return -1;
     if (s->depend_low < s->depend_high && !depends_met(r->table, s))
         return blocked(at, NULL, 0, WAIT_OTHER, NONE, NONE);
     switch (s->kind) {
@@ -203,16 +203,26 @@ static Record *begin_record(Context *c, const Table *t) {
 static int may_run(const Context *c, const Table *t) {
     const char *why = NULL;
     if (t->owner != c->serial) why = "the table belongs to another context";
-    if (c->busy) why = "another thread is in a call of this context";
+    if (c->busy) why = "a call of this or another thread is running on this context";
     if (c->broken) why = "an earlier call of this context failed; open a new one";
-    if (c->closed) why = "the context is closed";
-    if (why) PyErr_SetString(PyExc_RuntimeError, why);
+    if (c->closed) return PyErr_SetObject(c->refused_error, c->why), 0;
+    if (why) PyErr_SetString(c->refused_error, why);
     return !why;
+}
+
+/* The rank has an alarm: whoever watches over it may refuse the call. Python may run meanwhile, so it is a call. */
+static int refused(Run *r) {
+    Context *c = r->context;
+    if (!load_relaxed32(c->segments[c->rank] + ALARM)) return 0;
+    c->busy = r->idle = 1;
+    int bad = tell_stall(r, 0);
+    c->busy = r->idle = 0;
+    return bad;
 }
 
 /* Tell the owner of the exception that ends this call; the exception stays as it is. */
 static void tell_error(Context *c) {
-    if (c->on_error == Py_None) return;
+    if (!is_set(c->on_error)) return;
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
     PyErr_NormalizeException(&type, &value, &traceback);
@@ -224,9 +234,8 @@ static void tell_error(Context *c) {
 
 int run_call(Context *c, Table *t, char *input, char *output, uint64_t input_word, uint64_t output_word) {
     if (!may_run(c, t)) return -1;
-    Run r = {.context = c, .table = t, .guard = NONE, .idle = 1};
-    if (load_relaxed32(c->segments[c->rank] + ALARM) && tell_stall(&r, 0)) return -1;
-    r.idle = 0;
+    Run r = {.context = c, .table = t, .guard = NONE};
+    if (refused(&r)) return -1;
     c->busy = 1;
     set_bases(c, t, input, output);
     write_board(&r, input_word, output_word);

@@ -115,7 +115,7 @@ static int64_t most(const Table *t, const Move *m) {
 
 static int operand_fits(const Table *t, const Step *s, const Operand *o, int64_t elements, int is_source) {
     const Context *c = t->context;
-    int64_t end = o->offset + elements * t->itemsize, room = INT64_MAX;
+    int64_t room = INT64_MAX, end;
     int scratch = o->base == OWN_SCRATCH || (o->base >= PEERS && (o->base - PEERS) % 3 == 2);
     int message = o->base == MESSAGE_IN || o->base == MESSAGE_OUT;
     if (o->base < 0 || o->base >= PEERS + 3 * c->ranks || (o->base > MESSAGE_OUT && o->base < PEERS)) return 0;
@@ -125,11 +125,14 @@ static int operand_fits(const Table *t, const Step *s, const Operand *o, int64_t
         return (o->base - PEERS) / 3 == c->rank;
     if (scratch) room = c->layout.lane;
     if (message) room = c->layout.slot;
-    return o->offset >= 0 && o->stride >= 0 && (room == INT64_MAX || end + (t->tiles - 1) * o->stride <= room);
+    int far = __builtin_mul_overflow(t->tiles - 1, o->stride, &end) || __builtin_add_overflow(end, o->offset, &end) ||
+              __builtin_add_overflow(end, elements * t->itemsize, &end);
+    return !far && o->offset >= 0 && o->stride >= 0 && end <= room;
 }
 
 static void note_extent(Table *t, const Operand *o, int64_t length) {
-    int64_t *extent = o->base == OWN_INPUT ? &t->input_extent : &t->output_extent, end = o->offset + length * t->itemsize;
+    int64_t *extent = o->base == OWN_INPUT ? &t->input_extent : &t->output_extent, end;
+    if (__builtin_add_overflow(o->offset, length * t->itemsize, &end)) end = INT64_MAX;
     if ((o->base == OWN_INPUT || o->base == OWN_OUTPUT) && *extent < end) *extent = end;
 }
 

@@ -38,6 +38,7 @@ from commlib.runtime.shm.interface import (
     REACH_READV,
     RUNNING,
     OnStall,
+    RefusedError,
     Trace,
 )
 from commlib.runtime.shm.interface import RECORD as RECORD
@@ -138,7 +139,7 @@ class PythonContext:
 
         Raises:
             SpecError: the table reads or writes peers' tensors, and these are not registered.
-            RuntimeError: the context is closed, has failed, or is in a call.
+            RefusedError: the context is closed, has failed, or is in a call.
             Whatever ``on_stall``, ``on_mismatch`` and ``trace`` raise.
         """
         self.timeout = timeout
@@ -179,9 +180,9 @@ class PythonContext:
         """Sleep until a ring has changed since it was last looked at, at most ``timeout`` seconds."""
         self._rings.wait(timeout)
 
-    def close(self) -> None:
-        """Refuse all later calls."""
-        self._refusal = self._refusal or "the context is closed"
+    def close(self, why: str = "the context is closed") -> None:
+        """Refuse all later calls, with these words."""
+        self._refusal = self._refusal or why
         self._forget(0)
         if self._busy.acquire(blocking=False):
             self.__dict__.pop("links", None)  # they refer to each other: memory is free without a garbage collection
@@ -271,10 +272,10 @@ class PythonContext:
 
     def _call(self, replay: Replay) -> None:
         if not self._busy.acquire(blocking=False):
-            raise RuntimeError(f"rank {self.rank}: another call is running on this context")
+            raise RefusedError("a call of this or another thread is running on this context")
         try:
             if self._refusal:
-                raise RuntimeError(f"rank {self.rank}: {self._refusal}")
+                raise RefusedError(self._refusal)
             if self.bells.halves[self.rank][ALARM // 4]:
                 self._on_stall(0.0, ())
             self._record(replay)

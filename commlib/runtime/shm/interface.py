@@ -21,6 +21,10 @@ Trace = Callable[[int, int, int], None]
 OnStall = Callable[[float, Sequence[Blocked]], None]
 
 
+class RefusedError(RuntimeError):
+    """A context has not begun a call: it is closed, in a call, or has failed before; or the table is not its own."""
+
+
 class Table(Protocol):
     """A table as a context holds it."""
 
@@ -70,6 +74,6 @@ class Context(Protocol):
         """Sleep until a ring may have changed."""
         ...
 
-    def close(self) -> None:
-        """Refuse all later calls."""
+    def close(self, why: str = "the context is closed") -> None:
+        """Refuse all later calls, with these words."""
         ...

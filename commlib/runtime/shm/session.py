@@ -17,7 +17,7 @@ from commlib.collectives import Buffer, Placement
 from commlib.errors import ExecutionError, SpecError
 from commlib.ir.algorithm import Algorithm
 from commlib.runtime.flight import FlightRecord, Recorder, listen
-from commlib.runtime.shm.interface import REACH_NONE, REACH_READV, REACH_REGIONS, Context
+from commlib.runtime.shm.interface import REACH_NONE, REACH_READV, REACH_REGIONS, Context, RefusedError
 from commlib.runtime.shm.load import load_context, native_is_built
 from commlib.runtime.shm.options import ShmOptions, ShmUnavailable
 from commlib.runtime.shm.prepared import (
@@ -193,7 +193,7 @@ class ShmSession:
             self.watch.refuse()
             seconds = self.timeout if timeout is None else timeout
             self.context.run(handle, input, output, seconds)
-        except RuntimeError as error:  # the context's own: closed, in a call, or failed before
+        except RefusedError as error:  # closed, in a call, or failed before
             raise ExecutionError(f"rank {self.rank}: {error}", rank=self.rank) from error
         finally:
             self._busy.release()
@@ -204,7 +204,7 @@ class ShmSession:
         """``run`` with everything looked up ahead. ``keep``: what must live as long as the function (the tensors).
 
         Where ``run`` raises ExecutionError because the session is closed, in a call, or has failed before, it may
-        raise RuntimeError.
+        raise RefusedError, a RuntimeError.
         """
         self._check_exposed(prepared, input, output)
         seconds = self.timeout if timeout is None else timeout
