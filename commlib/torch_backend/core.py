@@ -11,7 +11,9 @@ import torch
 from torch.distributed import Work
 
 from commlib.collectives import Placement
-from commlib.errors import CommlibError
+from commlib.errors import CommlibError, ExecutionError
+from commlib.runtime.forks import FORKED, own
+from commlib.runtime.shm.interface import RefusedError
 from commlib.torch_backend.catalogue import catalogue
 from commlib.torch_backend.compat import keep_alive, profiling
 from commlib.torch_backend.failures import as_torch
@@ -109,12 +111,14 @@ class Transfer:
 class Core:
     """Issues calls in one order, each here and now or on the queue.
 
-    ``lock`` is held while a call runs. ``sequence`` counts the calls that were issued.
+    ``lock`` is held while a call runs; its owner gets it again, so that a call within a call is refused by what runs
+    calls, and does not wait for itself. ``sequence`` counts the calls that were issued.
     """
 
     def __init__(self, runner: Runner, rank: int, ranks: int, timeout: float, name: str) -> None:
         self.runner, self.rank, self.ranks, self.timeout, self.name = runner, rank, ranks, timeout, name
-        self.lock = threading.Lock()
+        self.lock: Any = threading.RLock()
+        self.forked = False
         self.worker = Worker(f"commlib-{name}")
         self.rooms = Rooms()
         self.sequence = 0
@@ -122,6 +126,21 @@ class Core:
         self.buckets: Buckets | None = None
         self.hot: dict[tuple[Any, ...], Callable[[], object]] = {}
         catalogue().subscribe(self)
+        own(self)
+
+    def disown(self) -> None:
+        """See ``forks``."""
+        self.hot.clear()
+        self.lock, self.forked = threading.RLock(), True
+
+    def refuse(self) -> None:
+        """Whether this process may make calls at all.
+
+        Raises:
+            ExecutionError: it is a fork of the one that made the group.
+        """
+        if self.forked:
+            raise as_torch(ExecutionError(f"rank {self.rank}: {FORKED}", rank=self.rank))
 
     def forget(self) -> None:
         """Choose algorithms anew from now on: there are others than before."""
@@ -144,6 +163,9 @@ class Core:
         Raises:
             CommlibError: what a call that is made here ends with; torch's DistBackendError too.
         """
+        self.refuse()
+        if not asynchronous and self.lock._is_owned():
+            raise as_torch(self._nested(name))
         if profiling():
             return self._watched(name, job, asynchronous, timeout, results)
         return self._issue(name, job, asynchronous, timeout, results)
@@ -163,8 +185,16 @@ class Core:
             self.coalescing.append(work)
         return work
 
+    def _nested(self, name: str) -> ExecutionError:
+        return ExecutionError(
+            f"rank {self.rank}: {name} was called while another call of this group runs in the same thread, in a "
+            f"signal handler or a hook, say; make it asynchronous there, or make it later",
+            rank=self.rank,
+        )
+
     def again(self, call: Callable[[], object]) -> bool:
-        """Make a remembered call here and now; False if it must queue, or is watched by a profiler."""
+        """Make a remembered call here and now; False if it must queue, is watched by a profiler, or is refused: then
+        the long way finds out why."""
         worker = self.worker
         if worker.submitted != worker.ended or profiling() or not self.lock.acquire(False):
             return False
@@ -172,6 +202,9 @@ class Core:
             call()
         except CommlibError as error:
             raise as_torch(error) from error.__cause__
+        except RefusedError:
+            self.hot.clear()
+            return False
         finally:
             self.lock.release()
         self.sequence += 1

@@ -238,14 +238,17 @@ class CommlibGroup(Identity):
 
     def send(self, tensors: Any, dst: int, tag: int = 0) -> Work:
         """Begin to send a tensor."""
+        self._core.refuse()
         return self._opened.send(first(tensors), dst, tag, self._core.timeout)
 
     def recv(self, tensors: Any, src: int, tag: int = 0) -> Work:
         """Begin to receive a tensor."""
+        self._core.refuse()
         return self._opened.receive(first(tensors), src, tag, self._core.timeout)
 
     def recv_anysource(self, tensors: Any, tag: int = 0) -> Work:
         """Begin to receive a tensor from any rank."""
+        self._core.refuse()
         return self._opened.receive(first(tensors), None, tag, self._core.timeout)
 
     # Order

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from commlib.errors import CommlibError
+from commlib.runtime.forks import own
 from commlib.runtime.shm.p2p import P2P, Request
 from commlib.runtime.shm.session import ShmSession
 from commlib.torch_backend.work import PendingWork
@@ -33,6 +34,11 @@ class Ticker:
         self._bell = threading.Condition()
         self._thread: threading.Thread | None = None
         self._asleep = self._closed = False
+        own(self)
+
+    def disown(self) -> None:
+        """See ``forks``: the thread is not there."""
+        self._bell, self._thread, self._closed = threading.Condition(), None, True
 
     def watch(self, request: Request) -> None:
         """Move on until this is done, too."""

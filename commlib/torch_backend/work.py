@@ -79,6 +79,12 @@ class PendingWork(Work):
             self._settled(future)
         self._running.release()
 
+    def abandon(self, error: BaseException) -> None:
+        """Nobody will end the call in this process; whoever waits is told, callbacks are not called."""
+        self.error, self._finished = as_torch(error), True
+        self._guard = threading.Lock()
+        self._running.release()
+
     def wait(self, timeout: timedelta | None = None) -> bool:
         """Wait until the call is done, at most ``timeout`` (default: as long as it takes; it has a deadline itself).
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 
+from commlib.errors import ExecutionError
+from commlib.runtime.forks import FORKED, own
 from commlib.torch_backend.work import PendingWork
 
 _JOIN = 5.0
@@ -21,11 +24,23 @@ class Worker:
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._waiting: deque[PendingWork] = deque()
+        self._begin()
+        own(self)
+
+    def _begin(self) -> None:
         self._queue: queue.SimpleQueue[tuple[PendingWork, Callable[[], None]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._guard = threading.Lock()
         self.submitted = 0
         self.ended = 0
+
+    def disown(self) -> None:
+        """See ``forks``: the thread is not there, and what it was to do is done elsewhere."""
+        self._begin()
+        for work in self._waiting:
+            work.abandon(ExecutionError(FORKED))
+        self._waiting.clear()
 
     @property
     def idle(self) -> bool:
@@ -39,6 +54,7 @@ class Worker:
                 self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
                 self._thread.start()
             self.submitted += 1
+            self._waiting.append(work)
             self._queue.put((work, job))
 
     def _serve(self) -> None:
@@ -49,6 +65,7 @@ class Worker:
                 job()
             except BaseException as raised:
                 error = raised
+            self._waiting.popleft()
             self.ended += 1
             work.finish(error)
             del item, work, job, error

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from commlib.errors import CommlibError, ExecutionError, MismatchError, SpecError
+from commlib.runtime.forks import FORKED, own
 
 if TYPE_CHECKING:
     from commlib.runtime.shm.session import ShmSession
@@ -100,13 +101,22 @@ class P2P:
         self.rank, self.ranks = session.rank, session.ranks
         self._context, self._watch, self._timeout = session.context, session.watch, session.timeout
         self._slice = session.options.slice_seconds
-        self._lock, self._news, self._leading = threading.RLock(), threading.Condition(), threading.Lock()
+        self._make_locks()
         self._out: list[deque[_Outgoing]] = [deque() for _ in range(self.ranks)]
         self._in = [_Stream() for _ in range(self.ranks)]
         self._posted: dict[tuple[int | None, int], deque[Request]] = {}
         self._kept: dict[tuple[int, int], deque[_Incoming]] = {}
         self._sent, self._numbers, self._arrivals = [0] * self.ranks, 0, 0
         self._failure: CommlibError | None = None
+        own(self)
+
+    def _make_locks(self) -> None:
+        self._lock, self._news, self._leading = threading.RLock(), threading.Condition(), threading.Lock()
+
+    def disown(self) -> None:
+        """See ``forks``."""
+        self._make_locks()
+        self._fail(ExecutionError(f"rank {self.rank}: {FORKED}", rank=self.rank))
 
     def isend(self, address: int, size: int, peer: int, tag: int = 0, kind: int = 0, keep: Any = None) -> Request:
         """Begin to send ``size`` bytes; done when they may be overwritten, which need not mean received.

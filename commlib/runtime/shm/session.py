@@ -17,6 +17,7 @@ from commlib.collectives import Buffer, Placement
 from commlib.errors import ExecutionError, SpecError
 from commlib.ir.algorithm import Algorithm
 from commlib.runtime.flight import FlightRecord, Recorder, listen
+from commlib.runtime.forks import FORKED, own
 from commlib.runtime.shm.interface import REACH_NONE, REACH_READV, REACH_REGIONS, Context, RefusedError
 from commlib.runtime.shm.load import load_context, native_is_built
 from commlib.runtime.shm.options import ShmOptions, ShmUnavailable
@@ -86,6 +87,7 @@ class ShmSession:
         self._recorder = Recorder(rank, ranks, self.context.records, lambda number: tables.get(number, ""), waits)
         self.watch.on_error = self._recorder.on_error
         listen()
+        own(self)
         self._finalizer = weakref.finalize(self, _close, self.context, stall, self._recorder, os.getpid())
 
     @classmethod
@@ -110,6 +112,11 @@ class ShmSession:
         self._finalizer()
         self._prepared.clear()
         self._regions.close()
+
+    def disown(self) -> None:
+        """See ``forks``: calls are refused, planned ones too."""
+        self._busy = threading.Lock()
+        self.context.close(FORKED)
 
     def __enter__(self) -> ShmSession:
         return self

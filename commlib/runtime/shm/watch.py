@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from commlib.errors import MismatchError, PeerFailedError
+from commlib.errors import ExecutionError, MismatchError, PeerFailedError
 from commlib.runtime.cause import AFTER, Cause, failure
+from commlib.runtime.forks import FORKED
 from commlib.runtime.liveness import Condition, process_condition
 from commlib.runtime.shm.control import WAITS
 from commlib.runtime.shm.diagnosis import Patience, Sight, Situation, diagnose, first_failure, mismatch, undecided
@@ -122,6 +123,7 @@ class Watch:
             DeadlineError: time is up, and no rank is known to be at fault.
         """
         try:
+            self._refuse_forks()
             if not waits:
                 self.refuse()
                 return
@@ -139,6 +141,7 @@ class Watch:
             ExecutionError: as ``on_stall``.
         """
         try:
+            self._refuse_forks()
             other = WAITS.index("other")
             stall = self._continued(self._outside.get(threading.get_ident()), 0, seconds)
             if len(self._outside) > _THREADS:
@@ -169,7 +172,9 @@ class Watch:
 
         Raises:
             PeerFailedError: the group has failed before; MismatchError: because ranks made different calls.
+            ExecutionError: this process is a fork of the one that opened the group.
         """
+        self._refuse_forks()
         if not alarmed(self._own):
             return
         found = first_failure(read_view(control) for control in self._controls)
@@ -187,6 +192,10 @@ class Watch:
             cause=cause.kind,
             noticed_by=cause.noticed_by,
         )
+
+    def _refuse_forks(self) -> None:
+        if os.getpid() != self._process:
+            raise ExecutionError(f"rank {self.rank}: {FORKED}", rank=self.rank)
 
     def report(self, error: BaseException) -> None:
         """This rank has ended a call with an error: publish it, unless the watch itself raised it."""
@@ -272,6 +281,8 @@ class Watch:
         raise error
 
     def _publish(self, cause: Cause) -> None:
+        if os.getpid() != self._process:
+            return  # a fork has no say
         with self._publishing:
             if self.cause is not None:
                 return

@@ -1,0 +1,153 @@
+"""Processes that fork, calls within calls, and calls after a failure: each is told so at once, and harms nobody."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from backend_ranks import run_on
+
+from commlib.errors import CommlibError
+from commlib.runtime.shm.options import ShmOptions
+
+SIZE = 64
+
+
+def _said(function: Callable[[], Any]) -> str:
+    """What an error says; its kind, if it is not one that both commlib's and torch's users catch."""
+    try:
+        function()
+    except BaseException as error:
+        good = isinstance(error, CommlibError) and isinstance(error, dist.DistBackendError)
+        return str(error) if good else f"{type(error).__name__} {error}"
+    return "nothing"
+
+
+def _in_child(functions: list[Callable[[], Any]]) -> list[str]:
+    """What these say in a fork of this process."""
+    results, report = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(report, json.dumps([_said(function) for function in functions]).encode())
+        os._exit(0)
+    os.close(report)
+    with os.fdopen(results, "rb") as stream:
+        found: list[str] = json.loads(stream.read())
+    os.waitpid(child, 0)
+    return found
+
+
+def _forks(rank: int) -> tuple[list[str], list[float]]:
+    tensor, other, values = torch.ones(SIZE), torch.ones(3), []
+    for _ in range(2):
+        dist.all_reduce(tensor)
+    dist.all_reduce(other, async_op=True).wait()  # its thread is not there in the child
+    message = dist.irecv(torch.ones(5), src=1 - rank)
+    told = _in_child(
+        [
+            lambda: dist.all_reduce(tensor.fill_(100.0)),
+            lambda: dist.all_reduce(other, async_op=True).wait(),
+            lambda: dist.send(other, 1 - rank),
+            message.wait,
+            dist.barrier,
+            dist.destroy_process_group,
+        ]
+    )
+    for _ in range(3):
+        dist.all_reduce(tensor.fill_(rank + 1.0))
+        values.append(tensor[SIZE - 1].item())
+    dist.send(torch.full((5,), 7.0), 1 - rank)
+    message.wait()
+    return told, values
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.timeout(90)
+def test_a_fork_has_no_say_in_its_parents_group(native: bool) -> None:
+    for told, values in run_on(2, _forks, shm=ShmOptions(native=native)):
+        assert [text if "the process was forked" in text else f"no: {text}" for text in told[:5]] == told[:5]
+        assert (told[5], values) == ("nothing", [3.0, 3.0, 3.0])
+
+
+def _nested(rank: int, hot: bool, handler_hot: bool) -> tuple[str, float, float]:
+    tensor, other, told = torch.ones(SIZE), torch.ones(SIZE), [""]
+    for _ in range(2 if hot else 0):
+        dist.all_reduce(tensor.fill_(1.0))
+    for _ in range(2 if handler_hot else 0):
+        dist.all_reduce(other)
+    dist.barrier()
+    took = 0.0
+
+    def handler(*_: Any) -> None:
+        nonlocal took
+        begun = time.monotonic()
+        told[0] = _said(lambda: dist.all_reduce(other))
+        took = time.monotonic() - begun
+
+    if rank:
+        time.sleep(1.0)
+    else:
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+    dist.all_reduce(tensor.fill_(rank + 1.0))
+    values = tensor[0].item()
+    dist.all_reduce(tensor.fill_(rank + 1.0))
+    return told[0], took, values + tensor[0].item()
+
+
+@pytest.mark.parametrize(("hot", "handler_hot"), [(True, True), (True, False), (False, False)])
+@pytest.mark.timeout(60)
+def test_a_call_within_a_call_is_refused_at_once(hot: bool, handler_hot: bool) -> None:
+    (told, took, total), (nothing, _, other) = run_on(2, _nested, hot, handler_hot)
+    assert "while another call of this group runs in the same thread" in told
+    assert took < 0.6
+    assert (nothing, total, other) == ("", 6.0, 6.0)
+
+
+def _late(rank: int) -> list[str]:
+    group = dist.new_group(backend="commlib", timeout=timedelta(seconds=1.5))
+    tensor = torch.ones(SIZE)
+    for _ in range(3):
+        dist.all_reduce(tensor, group=group)
+    time.sleep(2.5 * rank)
+    told = [_said(lambda: dist.all_reduce(tensor, group=group)) for _ in range(2)]
+    dist.barrier()
+    return told
+
+
+@pytest.mark.timeout(60)
+def test_a_remembered_call_after_a_failure_says_what_failed() -> None:
+    for told in run_on(2, _late):
+        assert told[1].startswith("rank ")
+        assert "this group has failed before call" in told[1]
+        assert "rank 1" in told[1]
+
+
+def _raises_in_a_call(rank: int) -> str:
+    def handler(*_: Any) -> None:
+        raise RuntimeError("preempted")
+
+    tensor = torch.ones(SIZE)
+    for _ in range(2):
+        dist.all_reduce(tensor)
+    if rank:
+        time.sleep(1.0)
+    else:
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+    return _said(lambda: dist.all_reduce(tensor))
+
+
+@pytest.mark.timeout(60)
+def test_what_a_signal_handler_raises_comes_out_of_the_call() -> None:
+    first, second = run_on(2, _raises_in_a_call)
+    assert first == "RuntimeError preempted"
+    assert "preempted" in second
