@@ -39,12 +39,14 @@ def hosts_store() -> bool:
 
 @dataclass(frozen=True)
 class RankOutcome:
-    """What became of a rank: its value, or its error; ``signal`` if one killed or stopped it."""
+    """What became of a rank: its value, or its error; ``signal`` if one killed or stopped it; ``late`` if it was not
+    done in time."""
 
     rank: int
     value: Any = None
     error: CommlibError | None = None
     signal: int | None = None
+    late: bool = False
 
 
 def launch(function: Function, ranks: int, args: Sequence[Any] = (), timeout: float = 120.0) -> list[Any]:
@@ -54,13 +56,19 @@ def launch(function: Function, ranks: int, args: Sequence[Any] = (), timeout: fl
 
     Raises:
         CommlibError: the error of the lowest rank that raised one (an ExecutionError if it was not commlib's own).
-        DeadlineError: a rank was not done after ``timeout`` seconds.
+            Ranks that have waited for another in vain come after those that say what is wrong.
+        DeadlineError: a rank was not done after ``timeout`` seconds, and no other says why.
     """
     outcomes = launch_outcomes(function, ranks, args, timeout)
-    for outcome in outcomes:
-        if outcome.error is not None:
-            raise outcome.error
+    errors = [(_in_vain(outcome), outcome.rank, outcome.error) for outcome in outcomes if outcome.error is not None]
+    if errors:
+        raise min(errors, key=lambda found: found[:2])[2]
     return [outcome.value for outcome in outcomes]
+
+
+def _in_vain(outcome: RankOutcome) -> int:
+    """How little an error says of its cause: 2 if the rank was killed at the deadline, 1 if it gave up itself."""
+    return 2 if outcome.late else int(isinstance(outcome.error, DeadlineError))
 
 
 def launch_outcomes(
@@ -229,7 +237,7 @@ def _unfinished(child: _Child, timeout: float) -> RankOutcome:
         error = ExecutionError(f"rank {child.rank} was stopped by a signal", rank=child.rank)
         return RankOutcome(child.rank, None, error, signal.SIGSTOP)
     late = DeadlineError(f"rank {child.rank} was not done after {timeout} s", rank=child.rank)
-    return RankOutcome(child.rank, None, late)
+    return RankOutcome(child.rank, None, late, late=True)
 
 
 def _end(children: list[_Child]) -> None:
