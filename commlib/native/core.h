@@ -64,6 +64,7 @@ struct Context {
     /* [channel * ranks + peer] */
     uint64_t *signalled, *waited, *posted, *taken, *room;
     uint64_t *checked;  /* [peer]: the last call whose board entry has been compared */
+    uint64_t agreed;    /* the last call that was the same on all ranks, because its table let none pass alone */
     uint64_t *done;     /* [peer]: the last DONE that was seen */
     uint64_t *ring_in, *ring_out; /* [peer]: the words of the rings when they were last looked at */
     char **bases[2];    /* addresses of operands' bases, for each lane */

@@ -11,7 +11,7 @@ enum {
     PAGE = 4096,
     VERSION = 1,
     CHANNELS = 32,
-    CALLS = 4,
+    CALLS = 8,
     HEADER = 0,
     HEADER_PID = 20,
     ENTERED = 1 * LINE,

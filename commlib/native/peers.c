@@ -6,11 +6,11 @@
 #include <sys/uio.h>
 #endif
 
-static const BoardEntry *entry_of(const Context *c, int peer) {
-    return (const BoardEntry *)(c->segments[peer] + BOARD + c->calls % CALLS * BOARD_ENTRY);
+static const BoardEntry *entry_of(const Context *c, int peer, uint64_t call) {
+    return (const BoardEntry *)(c->segments[peer] + BOARD + call % CALLS * BOARD_ENTRY);
 }
 
-static int mismatch(Run *r, int peer) {
+static int mismatch(Run *r, int peer, uint64_t call) {
     Context *c = r->context;
     take_gil(r);
     PyObject *answer = is_set(c->on_mismatch)
@@ -18,17 +18,37 @@ static int mismatch(Run *r, int peer) {
                            : Py_NewRef(Py_None);
     if (answer)
         PyErr_Format(PyExc_RuntimeError, "rank %d's call %llu is not the same as that of rank %d", peer,
-                     (unsigned long long)c->calls, c->rank);
+                     (unsigned long long)call, c->rank);
     Py_XDECREF(answer);
     return -1;
 }
 
-int check_peer(Run *r, int peer) {
+/* A call in which a rank waits for nobody compares nothing. If it was not the peer's call, its signals are still there
+ * and would be taken for those of a later one: so the first thing that comes from a peer in a call is used only when
+ * all calls since the last comparison were the same. A satisfied guard compares what no wait has, before the board's
+ * entries go: they are of the call before the last, and the peer has begun at most two calls after this one. */
+static int same_calls(Run *r, int peer, uint64_t last) {
     Context *c = r->context;
-    if (c->checked[peer] == c->calls) return 0;
-    const BoardEntry *entry = entry_of(c, peer);
-    if (load_acquire(&entry->call) != c->calls || entry->fingerprint != r->table->fingerprint) return mismatch(r, peer);
-    c->checked[peer] = c->calls;
+    uint64_t call = c->checked[peer] > c->agreed ? c->checked[peer] : c->agreed;
+    while (++call <= last) {
+        const BoardEntry *theirs = entry_of(c, peer, call), *ours = entry_of(c, c->rank, call);
+        if (load_acquire(&theirs->call) != call || theirs->fingerprint != ours->fingerprint)
+            return mismatch(r, peer, call);
+        c->checked[peer] = call;
+    }
+    return 0;
+}
+
+int check_peer(Run *r, int peer) {
+    return r->context->checked[peer] == r->context->calls ? 0 : same_calls(r, peer, r->context->calls);
+}
+
+int check_guarded(Run *r) {
+    const Context *c = r->context;
+    uint64_t last = c->calls;
+    while (last > c->agreed && entry_of(c, c->rank, last)->epoch > r->guard_epoch) last--;
+    for (int p = 0; p < c->ranks; p++)
+        if (p != c->rank && same_calls(r, p, last)) return -1;
     return 0;
 }
 
@@ -42,7 +62,7 @@ char *find_tensor(Run *r, int base) {
     }
     int peer = (base - PEERS) / 3, output = (base - PEERS) % 3;
     if (check_peer(r, peer)) return NULL;
-    uint64_t word = output ? entry_of(c, peer)->output : entry_of(c, peer)->input;
+    uint64_t word = output ? entry_of(c, peer, c->calls)->output : entry_of(c, peer, c->calls)->input;
     char *address = r->table->reach == 2 ? (char *)(uintptr_t)word : region_address(c, peer, word);
     c->bases[0][base] = c->bases[1][base] = address;
     if (address) return address;

@@ -145,7 +145,7 @@ static int guard(Run *r, uint64_t epoch) {
         c->done[p] = load_acquire(c->segments[p] + DONE);
     }
     r->guard = NONE;
-    return 0;
+    return check_guarded(r);
 }
 
 static int run_epoch(Run *r) {
@@ -153,8 +153,10 @@ static int run_epoch(Run *r) {
     uint64_t epoch = ++c->epochs;
     r->bases = c->bases[epoch & 1];
     if (!c->synchronized && guard(r, epoch)) return -1;
-    if (run_tile(r)) return -1;
-    c->synchronized = r->table->synchronizing;
+    int some = r->tile < r->table->tiles;
+    if (some && run_tile(r)) return -1;
+    c->synchronized = some && r->table->synchronizing;
+    if (c->synchronized) c->agreed = c->calls;
     char *segment = c->segments[c->rank];
     store_fenced(segment + DONE, epoch);
     if (load_relaxed32(segment + DONE_SLEEPERS))
@@ -243,7 +245,8 @@ int run_call(Context *c, Table *t, char *input, char *output, uint64_t input_wor
     if (t->stream) r.stream = stream_of(t, input, output);
     if (t->work > LONG_WORK) give_up_gil(&r);
     int bad = 0;
-    for (r.tile = 0; !bad && r.tile < t->tiles; r.tile++) bad = run_epoch(&r);
+    do bad = run_epoch(&r); /* also one without data is an epoch: else this rank could be many calls ahead of others */
+    while (!bad && ++r.tile < t->tiles);
     ring_bells(c);
     take_gil(&r);
     if (record) {

@@ -29,8 +29,10 @@ static inline void take_gil(Run *r) {
 /* moves.c: the moves of a step; the address of a base that each call finds anew. */
 int do_moves(Run *r, const Step *s);
 
-/* peers.c: that the peer is in the same call with the same table, by its entry on the board. */
+/* peers.c: that the peer is in the same call with the same table, and was in all before, by its entries on the board;
+ * that all peers were up to the call of the epoch that the guard has waited for. */
 int check_peer(Run *r, int peer);
+int check_guarded(Run *r);
 char *find_tensor(Run *r, int base);
 int read_peer(Run *r, int peer, char *to, const char *from, size_t bytes);
 

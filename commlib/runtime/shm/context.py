@@ -106,6 +106,7 @@ class PythonContext:
         self.waiter = Waiter(self.bells, spins, yields, slice_seconds, on_stall)
         self.calls = self.epochs = 0
         self.checked = [0] * ranks
+        self._agreed = 0  # the last call that was the same on all ranks, because its table let none pass alone
         self.links = Links(self, layout, segments)
         self._rings = Rings(rank, layout, segments, self.bells, spins + yields, slice_seconds)
         self._on_stall = on_stall
@@ -229,14 +230,20 @@ class PythonContext:
         return self._segments[rank] + self._layout.scratch(lane)
 
     def check(self, peer: int) -> None:
-        """A peer whose signal or message has come must be in the same call as this rank."""
-        entry = self._entry(self.calls) // 8
-        words = self.words[peer]
-        if words[entry] != self.calls or words[entry + 2] != self.words[self.rank][entry + 2]:
-            if self.on_mismatch is not None:
-                self.on_mismatch(peer)
-            raise RuntimeError(f"rank {peer} makes another call than rank {self.rank}")
-        self.checked[peer] = self.calls
+        """A peer whose signal or message has come must be in the same call as this rank, and have been in all before:
+        signals of a call that was another one, where nobody waited for them, would be taken for those of this."""
+        self._compare(peer, self.calls)
+
+    def _compare(self, peer: int, last: int) -> None:
+        """What the peer called up to call ``last``, as far as that is not known, must be what this rank called."""
+        theirs, ours = self.words[peer], self.words[self.rank]
+        for call in range(max(self.checked[peer], self._agreed) + 1, last + 1):
+            entry = self._entry(call) // 8
+            if theirs[entry] != call or theirs[entry + 2] != ours[entry + 2]:
+                if self.on_mismatch is not None:
+                    self.on_mismatch(peer)
+                raise RuntimeError(f"rank {peer}'s call {call} is not the same as that of rank {self.rank}")
+            self.checked[peer] = call
 
     def tracer(self, threadblock: int, step: int) -> Callable[[], None]:
         """Calls the trace hook for a step."""
@@ -315,16 +322,19 @@ class PythonContext:
         table = replay.table.table
         calm = np.errstate(all="ignore") if replay.plan.movers.floats else contextlib.nullcontext()
         with calm:  # overflow to infinity is the sum's right result, no news
-            for tile in range(table.tiles):
+            for tile in range(max(1, table.tiles)):  # one without data, too, or it could be many calls ahead of others
                 epoch = self.epochs + 1
                 if not self._synchronized:
                     self._guard(epoch)
                 self.epochs, self.waiter.tile = epoch, tile
-                self._epoch(replay, replay.actions(epoch % 2, tile))
+                if table.tiles:
+                    self._epoch(replay, replay.actions(epoch % 2, tile))
                 self.words[self.rank][DONE // 8] = epoch
                 self.waiter.fence()
                 self.bells.finished()
-                self._synchronized = table.synchronizing
+                self._synchronized = table.synchronizing and table.tiles > 0
+                if self._synchronized:
+                    self._agreed = self.calls
 
     def _guard(self, epoch: int) -> None:
         """Wait until every other rank has finished the epoch before the last."""
@@ -338,8 +348,18 @@ class PythonContext:
             for peer in peers:
                 self.bells.halves[peer][DONE // 4 + 2] = 1
 
-        if epoch > 2 and attempt() is not None:
-            self.waiter.until(attempt, prepare)
+        if epoch > 2:
+            if attempt() is not None:
+                self.waiter.until(attempt, prepare)
+            self._check_guarded(epoch - 2)
+
+    def _check_guarded(self, epoch: int) -> None:
+        """All ranks have finished this epoch: compare what no wait has, while the entries stand on the boards."""
+        own, last = self.words[self.rank], self.calls
+        while last > self._agreed and own[self._entry(last) // 8 + 1] > epoch:
+            last -= 1
+        for peer in self._peers:
+            self._compare(peer, last)
 
     def _epoch(self, replay: Replay, blocks: list[list[Action]]) -> None:
         if len(blocks) == 1:

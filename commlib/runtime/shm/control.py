@@ -25,8 +25,9 @@ VERSION = 1
 
 CHANNELS = 32
 """Channels of signals and FIFOs that a program over shared memory may use."""
-CALLS = 4
-"""Board entries: no rank is more than two calls ahead of another, so an entry is not written while it is read."""
+CALLS = 8
+"""Board entries: a rank reads those of its call and of the two before, and no rank has begun more than two calls after
+that; so an entry is not written while it is read."""
 
 HEADER = 0
 """magic u64, version u32, rank u32, ranks u32, pid u32, start time of the process u64, whole size u64."""

@@ -22,12 +22,16 @@ _ORDER: tuple[CauseKind, ...] = ("gone", "failed", "mismatch", "stopped", "absen
 @dataclass(frozen=True)
 class Situation:
     """Of the rank that asks: its call (None: it sends or receives outside of calls), the ranks it waits for, and the
-    call before, in which it may not have met a rank that made another."""
+    calls before, oldest first, in which it may not have met a rank that made another."""
 
     rank: int
     call: Said | None
     waits_for: tuple[int, ...]
-    before: Said | None = None
+    before: tuple[Said, ...] = ()
+
+    def calls(self) -> tuple[Said, ...]:
+        """All its calls that may differ from those of others, oldest first."""
+        return self.before if self.call is None else (*self.before, self.call)
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,7 @@ def _mismatch(mine: Situation, sights: Mapping[int, Sight]) -> Cause | None:
     """Ranks that make another call under the number of this rank's call, or made another under that before."""
     if mine.call is None:
         return None
-    found = (_camps(mine.rank, said, sights) for said in (mine.before, mine.call) if said is not None)
+    found = (_camps(mine.rank, said, sights) for said in mine.calls())
     return next((cause for cause in found if cause is not None), None)
 
 
@@ -179,8 +183,10 @@ def undecided(mine: Situation, sights: Mapping[int, Sight]) -> bool:
     """Whether ranks that have yet to come to this rank's call may show who is at odds with the others."""
     if mine.call is None:
         return False
-    said = [sight.view.said(mine.call.call) for rank, sight in sights.items() if rank != mine.rank]
-    counts = Counter([mine.call.fingerprint, *(one.fingerprint for one in said if one is not None)])
+    disputed = (said for said in mine.calls() if _camps(mine.rank, said, sights) is not None)
+    ours = next(disputed, mine.call)
+    said = [sight.view.said(ours.call) for rank, sight in sights.items() if rank != mine.rank]
+    counts = Counter([ours.fingerprint, *(one.fingerprint for one in said if one is not None)])
     ranked = sorted(counts.values())
     return None in said and ranked[0] == ranked[-1]
 

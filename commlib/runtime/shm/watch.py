@@ -38,6 +38,9 @@ Waits = Sequence[tuple[int, int, int, int, int]]
 MARGIN = 1.0
 """Seconds before its deadline at which a rank judges who is late (a fifth of a shorter timeout), so that the error
 comes before the deadline."""
+_BEFORE = (2, 1)
+"""Calls before this rank's, counted back from it, that may differ unseen so far: in those before them all ranks were
+compared."""
 STOPPED = 60.0
 """Seconds that a stopped process gets to go on again; 0.3 of the timeout if that is less."""
 _LOOK = (0.02, 0.5)
@@ -69,13 +72,13 @@ class _Stall:
 
 @dataclass(frozen=True)
 class _During:
-    """What the rank does: a call, or (None) something outside of calls; in words, how long it may take, and the call
+    """What the rank does: a call, or (None) something outside of calls; in words, how long it may take, and the calls
     before it."""
 
     call: Said | None
     text: str
     timeout: float
-    before: Said | None = None
+    before: tuple[Said, ...] = ()
 
 
 class Watch:
@@ -217,7 +220,8 @@ class Watch:
         """The call that this rank is in, as its board says."""
         view = read_view(self._own)
         said = view.said(view.entered) or Said(view.entered, 0, "")
-        return _During(said, f"call {said.call} ({said.text})", self.timeout, view.said(view.entered - 1))
+        before = tuple(each for back in _BEFORE if (each := view.said(view.entered - back)) is not None)
+        return _During(said, f"call {said.call} ({said.text})", self.timeout, before)
 
     def _continued(self, stall: _Stall | None, call: int, seconds: float) -> _Stall:
         """The same time of waiting, or a new one."""
