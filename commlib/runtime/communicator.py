@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 import weakref
@@ -20,6 +21,7 @@ from commlib.runtime.binding import Binding, Tensors, classify, shard_elements
 from commlib.runtime.carriers import Carrier, EngineCarrier, TableCarrier
 from commlib.runtime.cause import AFTER, Cause
 from commlib.runtime.engine import Hook
+from commlib.runtime.forks import FORKED
 from commlib.runtime.gloo import GlooTransport
 from commlib.runtime.gloo_group import checked, keys_of, store_host
 from commlib.runtime.launches import Launch, Signature, plan_launch
@@ -103,7 +105,7 @@ class Communicator:
             raise SpecError(f"a transport is one of {', '.join(TRANSPORTS)}, not {transport!r}")
         self.transport = transport
         self._agreed = (tile_bytes, fifo_depth, transport == "gloo")
-        self._busy = threading.Lock()
+        self._busy, self._process = threading.Lock(), os.getpid()
         self._state = _State(connected=transport == "gloo" or self.ranks == 1)
         number = _communicators.get(self._group.group_name, 0)
         _communicators[self._group.group_name] = number + 1
@@ -194,6 +196,8 @@ class Communicator:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
+        if os.getpid() != self._process:
+            raise ExecutionError(f"rank {self.rank}: {FORKED}", rank=self.rank)
         if not self._busy.acquire(blocking=False):
             raise ExecutionError(f"rank {self.rank}: another call is running on this communicator", rank=self.rank)
         try:
