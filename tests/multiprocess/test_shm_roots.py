@@ -114,21 +114,3 @@ def test_ranks_that_depend_on_nobody_are_compared_before_the_boards_forget(nativ
         assert answer["kind"] == "MismatchError", answer
         assert 1 <= answer["calls"] <= 4, answer
         assert "is in call 1 (staged_broadcast root " in answer["error"], answer
-
-
-def _nothing(rank: int, native: bool) -> int:
-    """Rank 0 sends broadcasts of no elements, more than a board has entries, while rank 1 sleeps."""
-    with ShmSession.open(store(f"empty{native}"), rank, 2, _options(native), 20.0) as session:
-        some, none = (_prepare(session, "staged_broadcast", size, 0) for size in (40, 0))
-        right = 0
-        for call in range(30):
-            if rank and call % 10 == 1:
-                time.sleep(0.05)
-            got = _call(session, some if call % 10 == 0 else none, call)
-            right += call % 10 != 0 or bool((got[:40] == call).all())
-        return right
-
-
-@pytest.mark.parametrize("native", [True, False])
-def test_calls_without_elements_do_not_run_away_from_the_others(native: bool) -> None:
-    assert launch(_nothing, 2, (native,), 30) == [30, 30]

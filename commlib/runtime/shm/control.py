@@ -31,6 +31,8 @@ that; so an entry is not written while it is read."""
 
 HEADER = 0
 """magic u64, version u32, rank u32, ranks u32, pid u32, start time of the process u64, whole size u64."""
+READY = HEADER + 48
+"""u32: 1 once the owner needs the store no more at which the ranks met."""
 ENTERED = 1 * LINE
 """u64: calls that the owner has begun. Released after the board entry of the call."""
 DONE = 2 * LINE

@@ -9,11 +9,14 @@ import contextlib
 import json
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from commlib.errors import DeadlineError, ExecutionError
-from commlib.runtime.shm.control import HEADER, MAGIC, SegmentLayout
+from commlib.runtime.shm.control import HEADER, MAGIC, READY, SegmentLayout
 from commlib.runtime.shm.host import host_identity, is_x86_64
 from commlib.runtime.shm.memory import Mapping, can_read
 from commlib.runtime.shm.options import ShmOptions, ShmUnavailable
@@ -61,10 +64,28 @@ class Board:
             time.sleep(pause)
             pause = min(2 * pause, 0.01)
 
+    def leave_together(self, segments: Sequence[Any]) -> None:
+        """Return when no rank needs the store any more: it may live in the process of one of them.
+
+        Raises:
+            DeadlineError: a rank did not come.
+        """
+        ready = [np.asarray(segment)[READY : READY + 4] for segment in segments]
+        ready[self._rank][0] = 1
+        pause = 0.0001
+        while not all(word[0] for word in ready):
+            if time.monotonic() > self._deadline:
+                raise self._lost([rank for rank, word in enumerate(ready) if not word[0]], "")
+            time.sleep(pause)
+            pause = min(2 * pause, 0.01)
+
     def _late(self, keys: list[str], error: RuntimeError) -> DeadlineError:
         missing = []
         with contextlib.suppress(RuntimeError):
             missing = [rank for rank, key in enumerate(keys) if not self._store.check([key])]
+        return self._lost(missing, str(error))
+
+    def _lost(self, missing: list[int], error: str) -> DeadlineError:
         who = f"rank(s) {', '.join(map(str, missing))} did not come" if missing else f"the store failed: {error}"
         return DeadlineError(
             f"rank {self._rank}: while opening a shared-memory session, {who}", rank=self._rank, missing=missing
@@ -104,6 +125,7 @@ def meet(store: Any, rank: int, ranks: int, options: ShmOptions, timeout: float,
     if not both and not all(entry["ordered"] for entry in said):
         raise ShmUnavailable("the native core is not built, and pure Python has no memory fences on this machine")
     board.clear()
+    board.leave_together(mappings)
     return Meeting(mappings, tuple(entry["pid"] for entry in said), both, all(entry["readv"] for entry in attached))
 
 
