@@ -38,6 +38,8 @@ Waits = Sequence[tuple[int, int, int, int, int]]
 MARGIN = 1.0
 """Seconds before its deadline at which a rank judges who is late (a fifth of a shorter timeout), so that the error
 comes before the deadline."""
+_SAME = 0.05
+"""Seconds after the beginning of a time of waiting outside of calls at which another one has begun, at least."""
 _BEFORE = (2, 1)
 """Calls before this rank's, counted back from it, that may differ unseen so far: in those before them all ranks were
 compared."""
@@ -225,9 +227,11 @@ class Watch:
 
     def _continued(self, stall: _Stall | None, call: int, seconds: float) -> _Stall:
         """The same time of waiting, or a new one."""
-        now = self._clock()
-        if stall is None or stall.call != call or (call == 0 and seconds < stall.seconds):
-            return _Stall(call, now - seconds, seconds)
+        began = self._clock() - seconds
+        if stall is None or stall.call != call:
+            return _Stall(call, began, seconds)
+        if call == 0 and (seconds < stall.seconds or began > stall.began + _SAME):
+            return _Stall(call, began, seconds)
         if seconds < stall.seconds:
             return _Stall(call, stall.began, seconds)
         stall.seconds = seconds

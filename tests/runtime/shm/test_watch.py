@@ -389,3 +389,14 @@ def test_threads_that_wait_outside_of_calls_do_not_disturb_each_other() -> None:
     for thread in threads:
         thread.join()
     assert [text.split()[0] for text in ended] == ["1", "1"]
+
+
+def test_each_wait_outside_of_calls_has_a_deadline_of_its_own() -> None:
+    """A thread waits for a moment; minutes later it waits again, for a little longer: that is another wait."""
+    areas = Areas(2)
+    areas.enter(1, 3, "broadcast", 5)
+    watch = areas.watch(0)
+    watch.on_ring_stall(0.05, [1], "a receive from rank 1 (tag 5)", 9.0)
+    areas.now += 300.0
+    watch.on_ring_stall(0.06, [1], "a receive from rank 1 (tag 6)", 9.0)
+    assert watch.cause is None
