@@ -17,9 +17,11 @@ SECONDS = 30.0
 """The time-out of the groups."""
 
 
-def run_on(ranks: int, function: Callable[..., Any], *args: Any, transport: str = "auto", **options: Any) -> list[Any]:
-    """``function(rank, *args)`` on each rank, in a world of commlib; the values by rank."""
-    return launch(_be, ranks, (function, args, {"transport": transport, **options}), timeout=100.0)
+def run_on(
+    ranks: int, function: Callable[..., Any], *args: Any, transport: str = "auto", limit: float = 100.0, **options: Any
+) -> list[Any]:
+    """``function(rank, *args)`` on each rank, in a world of commlib, within ``limit`` seconds; the values by rank."""
+    return launch(_be, ranks, (function, args, {"transport": transport, **options}), timeout=limit)
 
 
 def _be(rank: int, function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
