@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -110,3 +111,32 @@ def test_torchrun_with_debug_detail(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "[[1.0, 1.0, 1.0, 1.0], 'commlib'] 2 DebugLevel.DETAIL" in done.stdout
+
+
+ALONE = """
+import sys, torch, torch.distributed as dist
+assert not dist.is_initialized() and "commlib.runtime" not in sys.modules
+store = dist.HashStore()
+dist.init_process_group("commlib", store=store, rank=0, world_size=1)
+tensor = torch.ones(3)
+dist.all_reduce(tensor)
+print(tensor.tolist(), dist.get_backend())
+dist.destroy_process_group()
+"""
+
+
+def test_an_installed_package_needs_no_import(tmp_path):
+    """What an installation leaves behind, made of pyproject.toml; torch finds the entry point there."""
+    declared = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["entry-points"]
+    lines = [
+        f"[{group}]\n" + "".join(f"{key} = {value}\n" for key, value in found.items())
+        for group, found in declared.items()
+        if group == "torch.backends"
+    ]
+    installed = tmp_path / "commlib-0.0.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: commlib\nVersion: 0.0.0\n")
+    (installed / "entry_points.txt").write_text("\n".join(lines))
+    path = f"{tmp_path}{os.pathsep}{PROJECT}"
+    told = _python(ALONE, "-P", PYTHONPATH=path, TORCH_DEVICE_BACKEND_AUTOLOAD="1")
+    assert "[1.0, 1.0, 1.0] commlib" in told
