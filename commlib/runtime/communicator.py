@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from commlib.errors import CommlibError, ExecutionError, PeerFailedError, SpecError
+from commlib.errors import CommlibError, ExecutionError, MismatchError, PeerFailedError, SpecError
 from commlib.ir.algorithm import Algorithm
 from commlib.reductions import Reduction, reduction
 from commlib.runtime.agreement import APART, TRANSPORTS, Hosts, Meeting
@@ -231,7 +231,9 @@ class Communicator:
         if self._state.failed is None and self._monitor.cause is not None:
             self._state.failed = self._monitor.cause.text
         if self._state.failed is not None:
-            raise PeerFailedError(
+            cause = self._monitor.cause
+            kind = MismatchError if cause is not None and cause.kind == "mismatch" else PeerFailedError
+            raise kind(
                 f"rank {self.rank}: this communicator has failed before call {self._state.calls + 1}: "
                 f"{self._state.failed}. {AFTER}",
                 rank=self.rank,

@@ -119,6 +119,7 @@ class MessageRunner:
             elements=None if request.sizes is not None else request.elements,
             in_place=in_place,
             timeout=timeout,
+            text=request.text(prepared.algorithm.name),
         )
 
     def replay(self, prepared: _Prepared, input: Line, output: Line, timeout: float) -> Callable[[], object] | None:  # noqa: ARG002
