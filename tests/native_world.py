@@ -15,7 +15,7 @@ import pytest
 
 from commlib.native import core
 from commlib.runtime.shm.context import PythonContext
-from commlib.runtime.shm.control import BELL, DONE, HEADER, LINE, STALL, WHERE, SegmentLayout
+from commlib.runtime.shm.control import BELL, CORE, DONE, HEADER, LINE, STALL, WHERE, SegmentLayout
 from commlib.runtime.table import RankTable
 
 needs_core = pytest.mark.skipif(core is None, reason="the native core is not built")
@@ -85,11 +85,15 @@ class World:
             raise errors[0]
 
     def memory(self) -> list[bytes]:
-        """All segments, without the words that depend on who was late: bells, sleepers, where, stalls, header."""
+        """All segments, without the words that depend on who was late: bells, sleepers, where, stalls, core, header."""
         masked = []
         for memory in self.maps:
             copy = bytearray(memory)
-            for low, size in ((HEADER, LINE), (DONE + 8, LINE - 8), (BELL, LINE), (WHERE, LINE), (STALL, LINE)):
+            for low, size in (
+                *((word, LINE) for word in (HEADER, BELL, WHERE, STALL)),
+                (CORE, 4),
+                (DONE + 8, LINE - 8),
+            ):
                 copy[low : low + size] = bytes(size)
             masked.append(bytes(copy))
         return masked

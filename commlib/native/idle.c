@@ -121,6 +121,7 @@ static int comes_soon(Run *r) {
         pause_cpu();
     }
     give_up_gil(r);
+    leave_shared_core(c);
     int64_t yields = (int64_t)c->yields * (c->patience ? LONGER_YIELD : 1);
     for (int64_t i = 0; i < yields; i++) {
         if (can_go_on(r)) return 1;

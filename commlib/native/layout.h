@@ -15,6 +15,7 @@ enum {
     HEADER = 0,
     HEADER_PID = 20,
     ENTERED = 1 * LINE,
+    CORE = ENTERED + 16,
     DONE = 2 * LINE,
     DONE_SLEEPERS = DONE + 8,
     BELL = 3 * LINE,

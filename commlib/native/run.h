@@ -38,6 +38,10 @@ int read_peer(Run *r, int peer, char *to, const char *from, size_t bytes);
 
 /* idle.c: until a threadblock, or the guard, can go on. */
 int wait_any(Run *r);
+
+/* cores.c: if this rank waits on the core of a lower one, though there is one for each, it goes to another. */
+void leave_shared_core(Context *c);
+
 int tell_stall(Run *r, uint64_t ns);
 
 #endif

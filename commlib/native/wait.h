@@ -21,6 +21,9 @@ static inline uint32_t load_acquire32(const void *word) {
 static inline uint32_t load_relaxed32(const void *word) {
     return __atomic_load_n((const uint32_t *)word, __ATOMIC_RELAXED);
 }
+static inline void store_relaxed32(void *word, uint32_t value) {
+    __atomic_store_n((uint32_t *)word, value, __ATOMIC_RELAXED);
+}
 static inline void store_release(void *word, uint64_t value) {
     __atomic_store_n((uint64_t *)word, value, __ATOMIC_RELEASE);
 }

@@ -35,6 +35,9 @@ READY = HEADER + 48
 """u32: 1 once the owner needs the store no more at which the ranks met."""
 ENTERED = 1 * LINE
 """u64: calls that the owner has begun. Released after the board entry of the call."""
+CORE = ENTERED + 16
+"""u32: 1 + the core on which the owner last gave way in a wait; 0 where it says nothing. Only the native core does, and
+only where each rank can have a core."""
 DONE = 2 * LINE
 """u64: epochs that the owner has finished; u32 at + 8: how many ranks sleep until this grows."""
 BELL = 3 * LINE
