@@ -90,7 +90,8 @@ class Transfer:
         registered = runner.registered(given, taken)
         if core.buckets is not None and not registered and self.request.bytes >= LARGE:
             return None
-        return runner.replay(runner.prepare(self.request, registered), given, taken, core.timeout)
+        again = runner.replay(runner.prepare(self.request, registered), given, taken, core.timeout)
+        return again if again is None or not registered else _while_registered(again, runner, given, taken)
 
     def _spread_again(self, given: torch.Tensor, taken: torch.Tensor) -> Callable[[], object] | None:
         """By addresses: what is kept must not keep the tensors alive."""
@@ -106,6 +107,18 @@ class Transfer:
             again()
 
         return call
+
+
+def _while_registered(again: Callable[[], object], runner: Runner, given: Line, taken: Line) -> Callable[[], object]:
+    """A call on registered memory, refused once that has gone; what is kept must not keep the tensors alive."""
+    places = [(line.data_ptr(), line.numel() * line.element_size()) for line in (given, taken) if line is not None]
+
+    def call() -> None:
+        if not runner.reaches(places):
+            raise RefusedError("the memory is registered no more")
+        again()
+
+    return call
 
 
 class Core:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -92,6 +92,10 @@ class MessageRunner:
 
     def registered(self, *lines: Line) -> bool:  # noqa: ARG002
         """No: ranks on other hosts cannot."""
+        return False
+
+    def reaches(self, places: Sequence[tuple[int, int]]) -> bool:  # noqa: ARG002
+        """No."""
         return False
 
     def register(self, line: torch.Tensor) -> bool:  # noqa: ARG002

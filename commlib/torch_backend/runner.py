@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -44,6 +44,9 @@ class Runner(Protocol):
     def registered(self, *lines: Line) -> bool:
         """Whether other ranks reach these tensors where they lie."""
 
+    def reaches(self, places: Sequence[tuple[int, int]]) -> bool:
+        """Whether other ranks reach the memory at these (address, bytes)."""
+
     def register(self, line: torch.Tensor) -> bool:
         """Move a tensor's storage to where other ranks reach it (all ranks call this); False where none can."""
 
@@ -75,6 +78,10 @@ class SoloRunner:
 
     def registered(self, *lines: Line) -> bool:  # noqa: ARG002
         """No: there are no others."""
+        return False
+
+    def reaches(self, places: Sequence[tuple[int, int]]) -> bool:  # noqa: ARG002
+        """No."""
         return False
 
     def register(self, line: torch.Tensor) -> bool:  # noqa: ARG002

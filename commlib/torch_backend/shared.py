@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -74,10 +74,13 @@ class SharedRunner:
 
     def registered(self, *lines: Line) -> bool:
         """Whether all of them lie in memory that was registered."""
-        if not self._registers:
-            return False
-        holds = self._session.is_registered
-        return all(line is None or holds(line.data_ptr(), line.numel() * line.element_size()) for line in lines)
+        return self.reaches(
+            [(line.data_ptr(), line.numel() * line.element_size()) for line in lines if line is not None]
+        )
+
+    def reaches(self, places: Sequence[tuple[int, int]]) -> bool:
+        """Whether all memory at these (address, bytes) is registered."""
+        return self._registers and all(self._session.is_registered(*place) for place in places)
 
     def register(self, line: torch.Tensor) -> bool:
         """Move a tensor's storage to memory that all ranks map."""

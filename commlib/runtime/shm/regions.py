@@ -80,6 +80,15 @@ class _Own:
     size: int
     keeper: Any
 
+    @property
+    def stands(self) -> bool:
+        """Whether the memory is still there: the user may have resized a tensor's storage, as some free memory.
+        Then other tensors come to lie at these addresses."""
+        kept = self.keeper
+        if not isinstance(kept, torch.UntypedStorage):
+            return True
+        return kept.data_ptr() == self.address and kept.nbytes() >= self.size
+
 
 class Regions:
     """The registered memory of all ranks, as one rank sees it."""
@@ -92,7 +101,10 @@ class Regions:
         self._mapped: dict[tuple[int, int], Mapping] = {}
 
     def holds(self, address: int, size: int) -> bool:
-        """Whether memory lies in one of this rank's regions."""
+        """Whether memory lies in one of this rank's regions; those that have gone are forgotten."""
+        for own in [own for own in self._own if not own.stands]:
+            self._own.remove(own)
+            self._context.region(self._rank, own.number, 0, 0)
         return any(own.address <= address and address + size <= own.address + own.size for own in self._own)
 
     def close(self) -> None:
