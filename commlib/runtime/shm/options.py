@@ -75,10 +75,11 @@ class ShmOptions:
         """(spins, yields): arguments, then ``COMMLIB_SPINS`` and ``COMMLIB_YIELDS``, then by cores.
 
         With a core for each rank a wait is short, and sleep (some 18 us) the worst; with fewer, whoever is waited
-        for needs this core.
+        for needs this core: it gets it by a yield (8 ranks on 2 cores, allreduce of 1 MB through torch: 0.31 ms with
+        100 yields, 0.53 ms with 10; of 1 KB: 36 us and 38 us).
         """
         crowded = ranks > len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else True
-        spins, yields = (20, 10) if crowded else (100, 200)
+        spins, yields = (20, 100) if crowded else (100, 200)
         chosen = (_number("COMMLIB_SPINS", spins), _number("COMMLIB_YIELDS", yields))
         return (
             chosen[0] if self.spins is None else self.spins,
