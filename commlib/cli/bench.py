@@ -88,7 +88,7 @@ def bench_command(
 ) -> None:
     """Measure a collective in nccl-tests' table.
 
-    The processes are on this machine, over gloo. Columns: size, count, type, redop, root, and for out of place and in
+    The processes are on this machine, over shared memory. Columns: size, count, type, redop, root, and for out of place and in
     place the time per call, algbw = size / time, busbw = algbw times the collective's factor, and the number of wrong
     elements in the first and in the last result, which are checked whole. A placement that is not proved is left
     empty. Without --algorithm the choice is the library's, for small and for large messages. Sizes that are the same
@@ -175,5 +175,5 @@ def _title(
         f"warmup iters: {launch.warmup} iters: {launch.iterations} validation: 1",
     ]
     for chosen, _, its in plan:
-        lines.append(f"{format_size(its[0])} to {format_size(its[-1])}: {chosen.name} over gloo processes")
+        lines.append(f"{format_size(its[0])} to {format_size(its[-1])}: {chosen.name} on processes")
     return lines

@@ -114,7 +114,7 @@ def _load_and_run(path: Path, steps: _Steps) -> int:
     steps.next("Load the XML again and prove what was loaded")
     algorithm = load_algorithm(path)
     _insist(verify(algorithm), algorithm)
-    steps.next(f"Run it on {algorithm.ranks} processes over gloo, and check the results")
+    steps.next(f"Run it on {algorithm.ranks} processes, and check the results")
     placements = sorted(algorithm.placements, key=lambda placement: placement.value, reverse=True)
     return measure_all([(algorithm, placements, SIZES)], LAUNCH).wrong
 

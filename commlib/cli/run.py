@@ -52,7 +52,7 @@ def run_command(
 ) -> None:
     """Run an algorithm on processes, and check it.
 
-    The processes are on this machine, over gloo. Of each row of the table, every element of the first and of the last
+    The processes are on this machine, over shared memory. Of each row of the table, every element of the first and of the last
     result is checked. Runs the placements that are proved, or with --placement that one. What is not proved is
     refused; with --unsafe it runs, and the table says how many elements came out wrong. Exit status 1 if any did.
     """
@@ -63,7 +63,7 @@ def run_command(
     check_launch(algorithm.collective, launch, sizes)
     placements = runnable(algorithm, asked, unsafe)
     processes = counted(algorithm.ranks, "process", "processes")
-    title([f"commlib run {algorithm.name}: {algorithm.collective}, {processes} over gloo"], as_json)
+    title([f"commlib run {algorithm.name}: {algorithm.collective}, {processes}"], as_json)
     table = measure_all([(algorithm, placements, sizes)], launch, quiet=as_json)
     if as_json:
         out_json({"ok": table.wrong == 0, "rows": [row.as_json() for row in table.rows]})

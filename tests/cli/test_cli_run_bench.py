@@ -218,7 +218,7 @@ def test_bench_names_once_what_it_chose_for_both(command):
     line = ("bench", "broadcast", "-n", 2, "-b", "64K", "-e", "128K", "--root", 1, "--placement", "in")
     done = command(*line, "--iterations", 1, "--warmup", 0)
     assert done.returncode == 0, done.stderr
-    assert re.findall(r"^# (\S+ to \S+): (\S+) over gloo", done.stdout, re.MULTILINE) == [
+    assert re.findall(r"^# (\S+ to \S+): (\S+) on processes", done.stdout, re.MULTILINE) == [
         ("64K to 128K", "binomial_broadcast")
     ]
     assert [(row[0], row[4]) for row in table_rows(done.stdout)] == [("65536", "1"), ("131072", "1")]
@@ -243,7 +243,7 @@ def test_bench_a_file(command, saved):
     line = ("-n", 2, "-b", "1K", "-e", "1K", "--algorithm", path, "--iterations", 1)
     done = command("bench", "broadcast", *line)
     assert done.returncode == 0, done.stderr
-    assert "# 1K to 1K: chain_broadcast over gloo" in done.stdout
+    assert "# 1K to 1K: chain_broadcast on processes" in done.stdout
 
 
 @pytest.mark.parametrize(
