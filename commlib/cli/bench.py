@@ -88,9 +88,9 @@ def bench_command(
 ) -> None:
     """Measure a collective in nccl-tests' table.
 
-    The processes are on this machine, over shared memory. Columns: size, count, type, redop, root, and for out of place and in
-    place the time per call, algbw = size / time, busbw = algbw times the collective's factor, and the number of wrong
-    elements in the first and in the last result, which are checked whole. A placement that is not proved is left
+    The processes are on this machine, over shared memory. Columns: size, count, type, redop, root, and for out of place
+    and in place the time per call, algbw = size / time, busbw = algbw times the collective's factor, and the number of
+    wrong elements in the first and in the last result, which are checked whole. A placement that is not proved is left
     empty. Without --algorithm the choice is the library's, for small and for large messages. Sizes that are the same
     in whole elements are measured once. Exit status 1 if any element is wrong.
     """

@@ -52,8 +52,8 @@ def run_command(
 ) -> None:
     """Run an algorithm on processes, and check it.
 
-    The processes are on this machine, over shared memory. Of each row of the table, every element of the first and of the last
-    result is checked. Runs the placements that are proved, or with --placement that one. What is not proved is
+    The processes are on this machine, over shared memory. Of each row of the table, every element of the first and of
+    the last result is checked. Runs the placements that are proved, or with --placement that one. What is not proved is
     refused; with --unsafe it runs, and the table says how many elements came out wrong. Exit status 1 if any did.
     """
     sizes = parse_sizes(size or ["1M"])
