@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from commlib.torch_backend.compat import c10d
-from commlib.torch_backend.registration import NAME
+from commlib.torch_entry import NAME
 
 _CPU = torch.device("cpu")
 

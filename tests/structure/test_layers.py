@@ -32,11 +32,12 @@ MAY_IMPORT = {
     "algorithms": MIDDLE | {"dsl", "compiler", "verify", "formats"},
     "native": {"errors"},
     "runtime": MIDDLE | {"dsl", "compiler", "verify", "formats", "native"},
-    "torch_backend": MIDDLE | {"dsl", "compiler", "verify", "formats", "algorithms", "runtime"},
+    "torch_entry": {"torch_backend"},
+    "torch_backend": MIDDLE | {"dsl", "compiler", "verify", "formats", "algorithms", "runtime", "torch_entry"},
     "cli": MIDDLE | {"dsl", "compiler", "verify", "formats", "algorithms", "runtime", "torch_backend"},
 }
 FILES = sorted((ROOT / "commlib").rglob("*.py"))
-TORCH_ROOMS = {"runtime", "torch_backend", "cli"}
+TORCH_ROOMS = {"runtime", "torch_backend", "torch_entry", "cli"}
 
 
 def room(path: Path) -> str:

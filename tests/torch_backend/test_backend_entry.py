@@ -16,7 +16,7 @@ import torch.distributed as dist
 from commlib.errors import SpecError
 from commlib.torch_backend import Options, register
 from commlib.torch_backend.options import options_from
-from commlib.torch_backend.registration import create
+from commlib.torch_entry import create
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -42,19 +42,19 @@ def test_the_project_declares_the_entry_point():
 def test_registration_loads_nothing_but_itself():
     code = (
         "import sys, torch.distributed as dist; known = set(sys.modules)\n"
-        "from commlib.torch_backend.registration import register; register(); register()\n"
+        "from commlib.torch_entry import register; register(); register()\n"
         "print(dist.Backend._plugins['COMMLIB'].creator_fn.__name__)\n"
         "print(sorted(m for m in set(sys.modules) - known))"
     )
     told = _python(code, TORCH_DEVICE_BACKEND_AUTOLOAD="0").splitlines()
     assert told[0] == create.__name__
-    assert told[1] == "['commlib', 'commlib.torch_backend', 'commlib.torch_backend.registration']"
+    assert told[1] == "['commlib', 'commlib.torch_entry']"
 
 
 def test_registration_is_quick():
     """Beside torch itself, whose import takes a second: a few milliseconds, also on a busy machine."""
-    told = _python("import torch, commlib.torch_backend", "-X", "importtime", TORCH_DEVICE_BACKEND_AUTOLOAD="0")
-    lines = [line.split("|") for line in told.splitlines() if line.rstrip().endswith("commlib.torch_backend")]
+    told = _python("import torch, commlib.torch_entry", "-X", "importtime", TORCH_DEVICE_BACKEND_AUTOLOAD="0")
+    lines = [line.split("|") for line in told.splitlines() if line.rstrip().endswith("commlib.torch_entry")]
     assert len(lines) == 1
     assert int(lines[0][1]) < 100_000
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-import commlib.torch_backend.group  # noqa: F401 (loaded once, before ranks are forked)
+import commlib.torch_backend  # noqa: F401 (loaded once, before ranks are forked)
 from commlib.runtime.launcher import launch, launch_outcomes
 
 

@@ -1,7 +1,8 @@
 """Registration with torch: the function that torch's entry point ``torch.backends`` calls at the end of its import.
 
-Nothing heavy is loaded here: ``create`` imports the backend when the first group is made. torch is imported inside
-``register``, because this module is loaded while torch itself is being imported.
+It stands outside ``commlib.torch_backend``, whose import loads the whole backend: every program that imports torch
+passes here, and most of them make no group. ``create`` imports the backend when the first group is made. torch is
+imported inside ``register``, because this module is loaded while torch itself is being imported.
 """
 
 from __future__ import annotations
