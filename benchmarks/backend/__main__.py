@@ -13,7 +13,7 @@ What is compared, in float32, with torch.set_num_threads(1), times of the slowes
     openmpi mpich impi mpi4py's call, each MPI in processes of its own
 
 Processes are started once for each number of ranks and sleep while another peer is measured. A cell is measured in
-rounds; in a round each peer has one batch of about 3 ms (and an untimed call before it). Results are checked before
+rounds; in a round each peer has one batch of about 15 ms, after half as many untimed calls. Results are checked before
 and after. Sizes are the larger of a rank's input and output.
 
 Parts: "cells" is all that; "limit" the largest allreduce against the rate at which all ranks together read memory

@@ -102,17 +102,17 @@ def is_right(case: Case, cell: Cell, rank: int) -> bool:
 
 
 def time_batches(
-    cases: Mapping[str, Case], calls: Mapping[str, int], batches: int, warm: int = 1
+    cases: Mapping[str, Case], calls: Mapping[str, int], warm: Mapping[str, int], batches: int
 ) -> dict[str, list[float]]:
     """Seconds per call of ``batches`` batches of each subject, the subjects in turn.
 
-    The untimed calls before a batch bring the ranks together and the buffers into the cache.
+    The ``warm`` untimed calls before a batch bring the ranks together and the buffers into the cache.
     """
     times: dict[str, list[float]] = {subject: [] for subject in calls}
     for _ in range(batches):
         for subject, repeats in calls.items():
             call = cases[subject].call
-            for _ in range(warm):
+            for _ in range(warm[subject]):
                 call()
             began = time.perf_counter()
             for _ in range(repeats):

@@ -16,8 +16,13 @@ from typing import Any
 from cells import LARGEST, Cell
 from crew import Crew, CrewLostError, Recipe
 
-BATCH_SECONDS = 0.003
-"""What a batch should last: long enough for a late start of a rank to matter little."""
+BATCH_SECONDS = 0.015
+"""What a batch should last: long enough for a late start of a rank to matter little.
+
+Where ranks outnumber cores the scheduler needs some milliseconds to settle into a rhythm after another peer ran: the
+same calls took ten times longer in batches of 3 ms."""
+WARM = 0.5
+"""The untimed calls before a batch, as a part of the batch's; one at least."""
 MOST_CALLS = 10_000
 LEAST, CELL_SECONDS = 8, 12.0
 """Rounds that a cell has at least, and seconds after which it has no more."""
@@ -140,7 +145,7 @@ class Table:
 
     def _calibrate(self, name: str, records: Sequence[Record]) -> None:
         """Find how many calls last BATCH_SECONDS. A single call is mostly the ranks' late start: look again."""
-        for _ in range(4):
+        for _ in range(8):
             short = [record for record in records if self._lengthen(name, record)]
             if not short:
                 return
@@ -151,11 +156,13 @@ class Table:
         self.batches(name, [record], 2)
         record.calls = max(1, min(MOST_CALLS, int(BATCH_SECONDS / min(record.times))))
         record.times.clear()
-        return record.calls > 2 * before
+        return record.calls > 1.5 * before
 
     def batches(self, name: str, records: Sequence[Record], count: int) -> None:
         """Measure ``count`` batches of each record's subject."""
-        answers = self.crew(name).ask("time", calls={r.subject: r.calls for r in records}, batches=count)
+        calls = {record.subject: record.calls for record in records}
+        warm = {record.subject: max(1, int(WARM * record.calls)) for record in records}
+        answers = self.crew(name).ask("time", calls=calls, warm=warm, batches=count)
         for record in records:
             record.times += map(max, zip(*(answer[record.subject] for answer in answers), strict=True))
 

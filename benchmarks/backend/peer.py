@@ -48,9 +48,9 @@ class Peer:
             return {}
         return {subject: is_right(case, self._cell, self.rank) for subject, case in self._cases.items()}
 
-    def time(self, calls: dict[str, int], batches: int, warm: int = 1) -> dict[str, list[float]]:
+    def time(self, calls: dict[str, int], warm: dict[str, int], batches: int) -> dict[str, list[float]]:
         """Seconds per call, of each subject's batches."""
-        return time_batches(self._cases, calls, batches, warm)
+        return time_batches(self._cases, calls, warm, batches)
 
     def answer(self, request: dict[str, Any]) -> Any:
         """Answer one request; this process is killed if that takes longer than the request allows."""
