@@ -59,8 +59,8 @@ struct Context {
     PyObject_HEAD
     int32_t rank, ranks, spins, yields;
     int32_t roomy, patience, hopeless; /* see look_longer in idle.c */
-    uint64_t next_nap;                 /* see cores.c */
-    int64_t nap_gap;
+    uint64_t next_move;                /* see cores.c */
+    int64_t gap;
     Layout layout;
     char **segments;
     /* [channel * ranks + peer] */

@@ -21,6 +21,8 @@ from commlib.runtime.table_form import Flags, Form, Ints, rank_form
 
 LINE = 64
 """Scratch slots begin on a cache line, and the width of a tile is whole lines: ranks write next to each other."""
+LEAST_TILE = 32 << 10
+"""Bytes of a chunk in a tile below which more tiles cost more than the caches give: each has its synchronisations."""
 
 
 class NotTabulable(SpecError):  # noqa: N818 (a refusal, named as such)
@@ -31,8 +33,9 @@ class NotTabulable(SpecError):  # noqa: N818 (a refusal, named as such)
 class TableLimits:
     """What the transport has room for, in bytes: a lane of scratch, a FIFO slot (``depth`` of them a connection).
 
-    ``channels``: how many there are. ``tile_bytes``: what one step of a program with scratch or messages should move
-    in a tile at most, so that a tile stays in the cache; 0 for no such bound.
+    ``channels``: how many there are. So that a tile stays in the caches, 0 for no such bound: ``tile_bytes``, what one
+    step of a program with scratch or messages should move in a tile at most; ``cache_bytes``, what the scratch of all
+    ranks together should take in a tile, but for chunks of LEAST_TILE bytes.
     """
 
     lane_bytes: int
@@ -40,6 +43,7 @@ class TableLimits:
     depth: int
     channels: int
     tile_bytes: int = 0
+    cache_bytes: int = 0
 
 
 class Cut(NamedTuple):
@@ -150,9 +154,10 @@ def _refuse_overlaps(algorithm: Algorithm, placement: Placement) -> None:
 
 
 class _Needs(NamedTuple):
-    """Of a program: its most scratch chunks on a rank, chunks in a message, chunks in a step, and channels."""
+    """Of a program: its most scratch chunks on a rank, and on all, chunks in a message, in a step, and channels."""
 
     scratch: int
+    all_scratch: int
     message: int
     step: int
     channels: int
@@ -165,6 +170,7 @@ def _needs(algorithm: Algorithm) -> _Needs:
     channels = algorithm.tb_channel[algorithm.step_threadblock[talking]]
     return _Needs(
         max(algorithm.scratch_chunks),
+        sum(algorithm.scratch_chunks),
         int(algorithm.count[moving].max(initial=0)),
         int(algorithm.count.max(initial=1)),
         int(channels.max(initial=-1)) + 1,
@@ -180,6 +186,8 @@ def _room(needs: _Needs, limits: TableLimits) -> int | None:
         rooms.append(limits.slot_bytes // needs.message)
     if rooms and limits.tile_bytes:
         rooms.append(max(limits.tile_bytes // needs.step, LINE))
+    if needs.scratch and limits.cache_bytes:
+        rooms.append(max(limits.cache_bytes // needs.all_scratch, min(LEAST_TILE, limits.cache_bytes)))
     return min(rooms, default=None)
 
 

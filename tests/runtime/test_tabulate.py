@@ -134,6 +134,7 @@ def test_any_size_limits_and_order(data: st.DataObject) -> None:
         data.draw(st.integers(3, 8), label="depth"),
         3,
         data.draw(st.sampled_from([0, 128, 1000]), label="tile_bytes"),
+        data.draw(st.sampled_from([0, 100, 2000]), label="cache_bytes"),
     )
     elements, seed = data.draw(st.integers(0, 120), label="elements"), data.draw(st.integers(0, 99), label="seed")
     check_tables(algorithm, elements, placement, limits, seed)
@@ -256,6 +257,26 @@ def test_tiles_are_as_wide_as_fits_and_even(limits: TableLimits, cut: tuple) -> 
     assert cut_launch(b.build(), plan_layout(b.build(), Placement.OUT, 1000), 4, limits) == cut
     unbounded = shared(3)
     assert cut_launch(unbounded, plan_layout(unbounded, Placement.OUT, 3000), 4, limits).tiles == 1
+
+
+@pytest.mark.parametrize(
+    ("cache_bytes", "width"),
+    [
+        (0, 1 << 20),
+        (12 << 20, 1 << 20),
+        (12 << 18, 1 << 18),
+        (12 << 15, 32 << 10),
+        (12 << 12, 32 << 10),
+        (4 << 10, 4 << 10),
+    ],
+)
+def test_tiles_of_all_ranks_fit_the_cache(cache_bytes: int, width: int) -> None:
+    algorithm = staged(3)
+    assert sum(algorithm.scratch_chunks) == 12
+    limits = TableLimits(1 << 30, 1 << 20, 8, 8, 0, cache_bytes)
+    cut = cut_launch(algorithm, plan_layout(algorithm, Placement.IN, 3 << 20), 1, limits)
+    assert cut.width == width
+    assert cut.tiles == (1 << 20) // width
 
 
 @pytest.mark.parametrize("algorithm", [*SMALL, *ONE_SIDED], ids=lambda a: f"{a.name}{a.ranks}")

@@ -133,7 +133,9 @@ def test_python_alone_is_refused_on_other_machines(monkeypatch: pytest.MonkeyPat
         load.load_context(native=False)
 
 
-@pytest.mark.parametrize("options", [{"depth": 0}, {"spins": -1}, {"slice_seconds": 0.0}, {"tile_bytes": -1}])
+@pytest.mark.parametrize(
+    "options", [{"depth": 0}, {"spins": -1}, {"slice_seconds": 0.0}, {"tile_bytes": -1}, {"cache_bytes": -1}]
+)
 def test_options_out_of_range(options: dict[str, Any]) -> None:
     with pytest.raises(SpecError):
         ShmOptions(**options)
