@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from datetime import timedelta
+from types import FrameType
 from typing import Any
 
 import torch
@@ -14,8 +16,8 @@ from commlib.torch_backend.failures import TorchSpecError
 c10d: Any = torch.distributed.distributed_c10d
 """torch's module, of whatever version: what its stubs say of these classes differs between versions."""
 
-HAS_ASYNC_OP = hasattr(c10d.AllreduceOptions, "asyncOp")
-"""Whether options say if the caller waits at once (``asyncOp``). Older torch does not tell: all calls are queued."""
+OPTIONS_TELL = hasattr(c10d.AllreduceOptions, "asyncOp")
+"""Whether options say if the caller waits at once (``asyncOp``). In 2.6 few kinds do, and not every function asks."""
 
 profiling: Callable[[], bool] = torch.autograd._profiler_enabled  # type: ignore[attr-defined]
 """Whether a profiler watches this thread (50 ns)."""
@@ -56,7 +58,24 @@ def let_go(work: Any) -> None:
 
 def is_async(options: Any) -> bool:
     """Whether a call returns before it is done."""
-    return bool(getattr(options, "asyncOp", True))
+    told = bool(getattr(options, "asyncOp", True))
+    return told if OPTIONS_TELL or not told else _asked_to_go_on()
+
+
+def _asked_to_go_on() -> bool:
+    """Whether torch's function that made this call returns before it is done: its argument ``async_op``.
+
+    It is read from the function's frame. What its caller waits for runs in the caller's own thread, where a signal
+    handler's error comes out of the call and a call within a call is refused. What another than torch's functions
+    called (torch's C++ part, a user of the group) may be waited for later.
+    """
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__package__") == __package__:
+        frame = frame.f_back
+    if frame is None or frame.f_globals is not vars(c10d):
+        return True
+    given = frame.f_locals
+    return bool(given.get("async_op", given.get("async_ops", True)))
 
 
 def seconds(options: Any, default: float) -> float:
