@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from backend_ranks import run_on
+from backend_ranks import gather_single, run_on
 
 from commlib.errors import CommlibError
 from commlib.runtime.shm.options import ShmOptions
+from commlib.torch_backend.group import core_of
 
 SIZE = 64
 
@@ -151,3 +152,52 @@ def test_what_a_signal_handler_raises_comes_out_of_the_call() -> None:
     first, second = run_on(2, _raises_in_a_call)
     assert first == "RuntimeError preempted"
     assert "preempted" in second
+
+
+scatter_single = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+"""torch 2.13 gives ``reduce_scatter_tensor`` another name."""
+
+
+def _coalesced(tensors: list[torch.Tensor], asynchronous: bool) -> None:
+    with dist.distributed_c10d._coalescing_manager(async_ops=asynchronous) as handles:
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+    if asynchronous:
+        handles.wait()
+
+
+def _queued(rank: int) -> tuple[list[int], list[int]]:
+    """How many calls of each kind go to the group's queue: those that wait, and those that do not."""
+    one, two = torch.ones(SIZE), torch.ones(2 * SIZE)
+    each, worker = list(two.clone().chunk(2)), core_of().worker
+    calls: list[Callable[[bool], Any]] = [
+        lambda on: dist.all_reduce(one, async_op=on),
+        lambda on: dist.reduce(one, 0, async_op=on),
+        lambda on: dist.broadcast(one, 0, async_op=on),
+        lambda on: dist.all_gather(each, one, async_op=on),
+        lambda on: gather_single(two, one, async_op=on),
+        lambda on: dist.gather(one, None if rank else each, 0, async_op=on),
+        lambda on: dist.scatter(one, None if rank else each, 0, async_op=on),
+        lambda on: dist.reduce_scatter(one, each, async_op=on),
+        lambda on: scatter_single(one, two, async_op=on),
+        lambda on: dist.all_to_all(list(two.chunk(2)), each, async_op=on),
+        lambda on: dist.all_to_all_single(two, two.clone(), async_op=on),
+        lambda on: dist.barrier(async_op=on),
+        lambda on: _coalesced([one, two], on),
+    ]
+    found: tuple[list[int], list[int]] = ([], [])
+    for asynchronous, counts in zip((False, True), found, strict=True):
+        for call in calls:
+            before = worker.submitted
+            work = call(asynchronous)
+            counts.append(worker.submitted - before)
+            if work is not None:
+                work.wait()
+    return found
+
+
+@pytest.mark.timeout(60)
+def test_what_the_caller_waits_for_runs_in_its_own_thread() -> None:
+    """So that a signal handler's error, or its call, is where it belongs; torch 2.6 does not say who waits."""
+    for waiting, queued in run_on(2, _queued):
+        assert (waiting, queued) == ([0] * 13, [1] * 13)
