@@ -55,6 +55,26 @@ class Context:
     def wait_rings(self, timeout: float, /) -> bool: ...
     def close(self, why: str = ..., /) -> None: ...
 
+class Replay:
+    """Remembered calls of torch.distributed; ``commlib.torch_backend.replay.Replay`` says what each does."""
+
+    def __init__(
+        self,
+        hot: dict[tuple[Any, ...], Callable[[], object]],
+        worker: Any,
+        acquire: Callable[[bool], bool],
+        release: Callable[[], None],
+        profiling: Callable[[], bool],
+        refused: type[BaseException],
+        converted: Callable[[BaseException], BaseException],
+        /,
+    ) -> None: ...
+    @property
+    def calls(self) -> int: ...
+    def one(self, tensors: Any, options: Any, /) -> bool: ...
+    def two(self, kind: str, output: Any, input: Any, options: Any, detail: str | None, /) -> bool: ...
+    def again(self, call: Callable[[], object], /) -> bool: ...
+
 def offsets(
     ranks: int, lane: int, slot: int, depth: int, ring: int, channel: int, sender: int, /
 ) -> dict[str, int]: ...

@@ -103,7 +103,7 @@ static inline int is_set(const PyObject *hook) {
     return hook && hook != Py_None;
 }
 
-extern PyTypeObject ContextType, TableType, PlannedType;
+extern PyTypeObject ContextType, TableType, PlannedType, ReplayType;
 
 /* table.c: a Table from a RankTable; NULL with ValueError if it would go out of bounds. */
 Table *table_new(Context *context, PyObject *rank_table, uint64_t fingerprint, PyObject *text, int reach);

@@ -118,11 +118,11 @@ static struct PyModuleDef definition = {
 };
 
 PyMODINIT_FUNC PyInit__core(void) {
-    PyTypeObject *types[] = {&ContextType, &TableType, &PlannedType};
+    PyTypeObject *types[] = {&ContextType, &TableType, &PlannedType, &ReplayType};
     PyObject *module = PyModule_Create(&definition);
     if (!module) return NULL;
     use_instructions(NULL);
-    for (int i = 0; i < 3; i++)
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
         if (PyModule_AddType(module, types[i])) return Py_DECREF(module), NULL;
     if (PyModule_AddObject(module, "CONSTANTS", all_constants()) || PyModule_AddObject(module, "FIELDS", all_fields()))
         return Py_DECREF(module), NULL;

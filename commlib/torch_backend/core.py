@@ -18,6 +18,7 @@ from commlib.torch_backend.catalogue import catalogue
 from commlib.torch_backend.compat import keep_alive, profiling
 from commlib.torch_backend.failures import as_torch
 from commlib.torch_backend.operand import Operand, Rooms
+from commlib.torch_backend.replay import Hot, Key, make_replay
 from commlib.torch_backend.request import Request
 from commlib.torch_backend.runner import Line, Runner
 from commlib.torch_backend.work import DONE, PendingWork
@@ -125,7 +126,7 @@ class Core:
     """Issues calls in one order, each here and now or on the queue.
 
     ``lock`` is held while a call runs; its owner gets it again, so that a call within a call is refused by what runs
-    calls, and does not wait for itself. ``sequence`` counts the calls that were issued.
+    calls, and does not wait for itself. ``replay`` makes the remembered calls.
     """
 
     def __init__(self, runner: Runner, rank: int, ranks: int, timeout: float, name: str) -> None:
@@ -134,12 +135,18 @@ class Core:
         self.forked = False
         self.worker = Worker(f"commlib-{name}")
         self.rooms = Rooms()
-        self.sequence = 0
+        self._issued = 0
         self.coalescing: list[Work] | None = None
         self.buckets: Buckets | None = None
-        self.hot: dict[tuple[Any, ...], Callable[[], object]] = {}
+        self.hot: Hot = {}
+        self.replay = make_replay(self.hot, self.worker, self.lock)
         catalogue().subscribe(self)
         own(self)
+
+    @property
+    def sequence(self) -> int:
+        """How many calls were made."""
+        return self._issued + int(self.replay.calls)
 
     def disown(self) -> None:
         """See ``forks``."""
@@ -184,7 +191,7 @@ class Core:
         return self._issue(name, job, asynchronous, timeout, results)
 
     def _issue(self, name: str, job: Job, asynchronous: bool, timeout: float, results: Sequence[Any]) -> Work:
-        self.sequence += 1
+        self._issued += 1
         if not asynchronous and self.worker.idle:
             self._now(job, timeout)
             return DONE
@@ -205,25 +212,7 @@ class Core:
             rank=self.rank,
         )
 
-    def again(self, call: Callable[[], object]) -> bool:
-        """Make a remembered call here and now; False if it must queue, is watched by a profiler, or is refused: then
-        the long way finds out why."""
-        worker = self.worker
-        if worker.submitted != worker.ended or profiling() or not self.lock.acquire(False):
-            return False
-        try:
-            call()
-        except CommlibError as error:
-            raise as_torch(error) from error.__cause__
-        except RefusedError:
-            self.hot.clear()
-            return False
-        finally:
-            self.lock.release()
-        self.sequence += 1
-        return True
-
-    def remember(self, key: tuple[Any, ...], job: Job) -> None:
+    def remember(self, key: Key, job: Job) -> None:
         """Keep a job that was run for calls with the same tensors."""
         call = job.replay() if isinstance(job, Transfer) else None
         if call is not None:

@@ -20,15 +20,13 @@ from commlib.torch_backend.identity import Identity
 from commlib.torch_backend.opening import Opened, open_group
 from commlib.torch_backend.options import Options, options_from
 from commlib.torch_backend.point_to_point import ManyWorks
+from commlib.torch_backend.replay import NOT_FOUND, Key, key_of_one, key_of_two
 from commlib.torch_backend.sparse import allreduce_sparse
 from commlib.torch_backend.work import DONE
 
 Tensor = torch.Tensor
 Tensors = Sequence[Tensor]
 
-
-NOT_HOT = (KeyError, ValueError, TypeError, AttributeError, RuntimeError)
-"""What the look-up of a remembered call raises for one that is new, or for what is no single strided tensor."""
 
 BARRIER = ("barrier",)
 
@@ -63,11 +61,9 @@ class CommlibGroup(Identity):
         if chosen.register_buckets and opened.session is not None:
             self._core.buckets = RepeatedTensors()
         self._closer = weakref.finalize(self, _close, self._core, self._opened)
-        self._hot, self._again = self._core.hot, self._core.again
+        self._replay = self._core.replay
 
-    def _issue(
-        self, name: str, job: Job, options: Any, results: Sequence[Any] = (), key: tuple[Any, ...] | None = None
-    ) -> Work:
+    def _issue(self, name: str, job: Job, options: Any, results: Sequence[Any] = (), key: Key | None = None) -> Work:
         """Issue a job; ``key``: what a later call of the same kind must agree in to be made again without checks."""
         core = self._core
         asynchronous = is_async(options)
@@ -76,15 +72,6 @@ class CommlibGroup(Identity):
             core.remember(key, job)
         return work
 
-    def _repeats(self, kind: str, output: Any, input: Any, options: Any, detail: int = 0) -> bool:
-        """Whether a call with these addresses, sizes and types was made before; if so, it is made again."""
-        try:
-            call = self._hot[_key(kind, output, input, detail)]
-            repeats = not options.asyncOp and output.is_contiguous() and input.is_contiguous()
-        except NOT_HOT:
-            return False
-        return repeats and self._again(call)
-
     # Reductions
 
     def allreduce(self, tensors: Any, opts: Any = None, **named: Any) -> Work:
@@ -92,19 +79,13 @@ class CommlibGroup(Identity):
 
         This is the hot path: what is remembered for the same address, size, type and reduction is made again.
         """
-        try:
-            (tensor,) = tensors
-            call = self._hot[tensor.data_ptr(), tensor.numel(), tensor.dtype, hash(opts.reduceOp)]
-            repeats = not opts.asyncOp and tensor.is_contiguous()
-        except NOT_HOT:
-            repeats = False
-        if repeats and self._again(call):
+        if self._replay.one(tensors, opts):
             return DONE
         opts = options_of(c10d.AllreduceOptions, opts, named)
         tensor, op = first(tensors), reduction_of(opts.reduceOp)
         if tensor.layout is not torch.strided:
             return self._issue("all_reduce", allreduce_sparse(self._core, tensor, op), opts, [tensor])
-        key = (tensor.data_ptr(), tensor.numel(), tensor.dtype, hash(opts.reduceOp))
+        key = key_of_one(tensor, opts)
         return self._issue("all_reduce", make.allreduce(self._core, [tensor], op), opts, [tensor], key)
 
     def allreduce_coalesced(self, tensors: Tensors, opts: Any = None, **named: Any) -> Work:
@@ -131,11 +112,11 @@ class CommlibGroup(Identity):
     def reduce_scatter_single(self, output: Tensor, input: Tensor, opts: Any = None, **named: Any) -> Work:
         """Reduce a tensor of equal shards; shard r stays on rank r."""
         opts = options_of(c10d.ReduceScatterOptions, opts, named)
-        kind = hash(opts.reduceOp)
-        if self._repeats("reduce_scatter", output, input, opts, kind):
+        if self._replay.two("reduce_scatter", output, input, opts, "reduceOp"):
             return DONE
         job = make.reduce_scatter(self._core, output, [input], reduction_of(opts.reduceOp))
-        return self._issue("reduce_scatter_tensor", job, opts, [output], _key("reduce_scatter", output, input, kind))
+        key = key_of_two("reduce_scatter", output, input, opts, "reduceOp")
+        return self._issue("reduce_scatter_tensor", job, opts, [output], key)
 
     def reduce_scatter_single_coalesced(
         self, outputs: Tensors, inputs: Tensors, opts: Any = None, **named: Any
@@ -165,11 +146,12 @@ class CommlibGroup(Identity):
 
     def all_gather_single(self, output: Tensor, input: Tensor, opts: Any = None, **named: Any) -> Work:
         """Gather every rank's tensor into one."""
-        if self._repeats("all_gather", output, input, opts):
+        if self._replay.two("all_gather", output, input, opts, None):
             return DONE
         opts = options_of(c10d.AllgatherOptions, opts, named)
         job = make.allgather(self._core, [output], input)
-        return self._issue("all_gather_into_tensor", job, opts, [output], _key("all_gather", output, input))
+        key = key_of_two("all_gather", output, input, opts, None)
+        return self._issue("all_gather_into_tensor", job, opts, [output], key)
 
     def all_gather_single_coalesced(self, outputs: Tensors, inputs: Tensors, opts: Any = None, **named: Any) -> Work:
         """Several ``all_gather_single``."""
@@ -191,10 +173,11 @@ class CommlibGroup(Identity):
         """Copy the root's tensor to all."""
         opts = options_of(c10d.BroadcastOptions, opts, named)
         tensor, root = first(tensors), opts.rootRank
-        if self._repeats("broadcast", tensor, tensor, opts, root):
+        if self._replay.two("broadcast", tensor, tensor, opts, "rootRank"):
             return DONE
         job = make.broadcast(self._core, tensor, root)
-        return self._issue("broadcast", job, opts, [tensor], _key("broadcast", tensor, tensor, root))
+        key = key_of_two("broadcast", tensor, tensor, opts, "rootRank")
+        return self._issue("broadcast", job, opts, [tensor], key)
 
     def scatter(self, outputs: Any, inputs: Any, opts: Any = None, **named: Any) -> Work:
         """Give each rank its tensor of the root's list."""
@@ -219,11 +202,11 @@ class CommlibGroup(Identity):
     ) -> Work:
         """Exchange equal shards, or parts of the sizes given."""
         even = not output_split_sizes and not input_split_sizes
-        if even and self._repeats("all_to_all", output, input, opts):
+        if even and self._replay.two("all_to_all", output, input, opts, None):
             return DONE
         opts = options_of(c10d.AllToAllOptions, opts, named)
         job = make.alltoall_single(self._core, output, input, output_split_sizes, input_split_sizes)
-        key = _key("all_to_all", output, input) if even else None
+        key = key_of_two("all_to_all", output, input, opts, None) if even else None
         return self._issue("all_to_all_single", job, opts, [output], key)
 
     # Names of torch before 2.13
@@ -256,11 +239,11 @@ class CommlibGroup(Identity):
     def barrier(self, opts: Any = None, **named: Any) -> Work:
         """Wait for all ranks."""
         try:
-            call = self._hot[BARRIER]
+            call = self._core.hot[BARRIER]
             repeats = not opts.asyncOp and opts.timeout.days < 0
-        except NOT_HOT:
+        except NOT_FOUND:
             repeats = False
-        if repeats and self._again(call):
+        if repeats and self._replay.again(call):
             return DONE
         opts = options_of(c10d.BarrierOptions, opts, named)
         limit = seconds(opts, self._core.timeout)
@@ -294,7 +277,7 @@ class CommlibGroup(Identity):
     def set_timeout(self, timeout: Any) -> None:
         """Set the timeout of the calls that follow."""
         self._core.timeout = seconds(timeout, self._core.timeout)
-        self._hot.clear()
+        self._core.hot.clear()
 
     _set_default_timeout = set_timeout
 
@@ -338,11 +321,6 @@ def flight_record(group: Any = None, last: int | None = None) -> Any:
     if not isinstance(found, CommlibGroup) or found._opened.session is None:
         raise TorchSpecError("only commlib groups whose ranks share memory keep a flight record")
     return found._opened.session.flight(last)
-
-
-def _key(kind: str, output: Tensor, input: Tensor, detail: int = 0) -> tuple[Any, ...]:
-    addresses = output.data_ptr(), input.data_ptr()
-    return (kind, detail, *addresses, output.numel(), input.numel(), output.dtype, input.dtype)
 
 
 def _listed(outputs: Any, ranks: int) -> Any:

@@ -13,7 +13,12 @@ from commlib.runtime.shm.options import ShmUnavailable
 
 def native_is_built() -> bool:
     """Whether the native core is there, and the environment (``COMMLIB_NATIVE=0``) does not forbid it."""
-    return os.environ.get("COMMLIB_NATIVE", "1") != "0" and _native() is not None
+    return load_native() is not None
+
+
+def load_native() -> Any:
+    """The native core (``commlib.native._core``), or None: not built, or forbidden by ``COMMLIB_NATIVE=0``."""
+    return None if os.environ.get("COMMLIB_NATIVE", "1") == "0" else _native()
 
 
 def load_context(native: bool | None = None) -> Any:
@@ -28,7 +33,7 @@ def load_context(native: bool | None = None) -> Any:
         found = _native()
         if found is None:
             raise ShmUnavailable("the native core (commlib.native) is not built")
-        return found
+        return found.Context
     if not is_x86_64():
         raise ShmUnavailable("pure Python has no memory fences, which this machine needs; build commlib.native")
     return PythonContext
@@ -36,7 +41,6 @@ def load_context(native: bool | None = None) -> Any:
 
 def _native() -> Any:
     try:
-        core = importlib.import_module("commlib.native").core
-    except (ImportError, AttributeError):
+        return importlib.import_module("commlib.native").core
+    except ImportError:
         return None
-    return getattr(core, "Context", None)
