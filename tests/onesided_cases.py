@@ -147,6 +147,17 @@ def one_way(chunks: int) -> Algorithm:
     """Broadcast on two ranks, of which the root waits for nobody: only the guard keeps it from running ahead."""
     k = OneSidedProgram("one_way", collectives.broadcast(2, chunks, 0))
     root, other = k.threadblock(0), k.threadblock(1)
+    root.store(k.input(0)[:], [k.scratch(0)[0:chunks], k.output(0)[:]])
+    root.signal(1)
+    other.wait(0)
+    other.get(k.scratch(0)[0:chunks], k.output(1)[:])
+    return k.algorithm()
+
+
+def pushed(chunks: int) -> Algorithm:
+    """The same, but the root puts, and so has to know that the other has come."""
+    k = OneSidedProgram("pushed", collectives.broadcast(2, chunks, 0))
+    root, other = k.threadblock(0), k.threadblock(1)
     root.put(k.input(0)[:], k.scratch(1)[0:chunks])
     root.flush(1)
     root.signal(1)
@@ -213,6 +224,7 @@ ONE_SIDED: tuple[Algorithm, ...] = (
     stores(3, chunks=5, root=1),
     window(3),
     one_way(2),
+    pushed(2),
     crossed(),
     both_sides(),
     shifted(),

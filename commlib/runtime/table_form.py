@@ -2,6 +2,11 @@
 
 A *part* is one chunk of one step: its operands are slots or places in a message, by number. ``tabulate`` turns parts
 into moves once a layout says where slots lie.
+
+*Announcements* are the one thing in a table that no step asks for. A program may write a peer's scratch before it has
+heard of the peer, which may be in another call then (by a fault of its program) and have its own use for that scratch.
+So each such peer begins with a signal, on a channel of its own, and the writer waits for it first: a wait
+compares the calls. They are a threadblock before all others, and each tile has them. Other programs have none.
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from commlib.collectives import Buffer, Placement
-from commlib.ir.algorithm import Algorithm, Op, RemoteSpan, Step
+from commlib.ir.algorithm import RECEIVES, SENDS, Algorithm, Op, RemoteSpan, Step
 from commlib.runtime.flow import address
 from commlib.runtime.plan import overlaps
 from commlib.runtime.table import (
@@ -33,6 +38,7 @@ from commlib.runtime.table import (
     WAIT,
     Rows,
 )
+from commlib.verify import unheard_stores
 
 Ints = npt.NDArray[np.int64]
 _KINDS = {Op.SIGNAL: SIGNAL, Op.WAIT: WAIT, Op.NOP: NOP, Op.FLUSH: NOP}
@@ -89,6 +95,38 @@ class Form:
     def parts(self) -> int:
         """The number of parts."""
         return len(self.part_row)
+
+
+@dataclass(frozen=True)
+class Announced:
+    """Of a program: who says to whom that it has come (by rank), on which channel, and which steps wait for that."""
+
+    tells: tuple[tuple[int, ...], ...]
+    hears: tuple[tuple[int, ...], ...]
+    steps: frozenset[int]
+    channel: int
+
+
+def channel_count(algorithm: Algorithm) -> int:
+    """One more than the highest channel on which the program sends or signals."""
+    talking = SENDS[algorithm.op] | RECEIVES[algorithm.op] | np.isin(algorithm.op, (Op.SIGNAL, Op.WAIT))
+    return int(algorithm.tb_channel[algorithm.step_threadblock[talking]].max(initial=-1)) + 1
+
+
+@lru_cache(maxsize=256)
+def announced(algorithm: Algorithm) -> Announced | None:
+    """The announcements of a program; None if it needs none."""
+    stores = [(number, algorithm.place(number)[0], peer) for number, peer in unheard_stores(algorithm).tolist()]
+    if not stores:
+        return None
+    pairs = sorted({(writer, peer) for _, writer, peer in stores})
+    ranks = range(algorithm.ranks)
+    return Announced(
+        tuple(tuple(writer for writer, peer in pairs if peer == rank) for rank in ranks),
+        tuple(tuple(peer for writer, peer in pairs if writer == rank) for rank in ranks),
+        frozenset(number for number, _, _ in stores),
+        channel_count(algorithm),
+    )
 
 
 @lru_cache(maxsize=512)
@@ -161,12 +199,17 @@ class _Former:
     steps: list[tuple[int, ...]] = field(default_factory=list)
     parts: list[tuple[int, int, Part]] = field(default_factory=list)
     waits: list[tuple[tuple[int, int], ...]] = field(default_factory=list)
+    gated: list[bool] = field(default_factory=list)
     sends: dict[tuple[int, int], int] = field(default_factory=dict)
     receives: dict[tuple[int, int], int] = field(default_factory=dict)
     finished: list[list[int]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.announced = announced(self.algorithm)
+
     def form(self) -> Form:
         """Walk the rank's threadblocks once."""
+        first = self._announce()
         bounds = []
         for block in self.algorithm.threadblocks(self.rank):
             low = len(self.steps)
@@ -176,20 +219,31 @@ class _Former:
                 self.finished[-1].append(len(self.steps) - low)
             bounds.append((low, len(self.steps)))
         used = tuple(index for index, (low, high) in enumerate(bounds) if high > low)
-        depends = self._depends({block: row for row, block in enumerate(used)})
+        depends = self._depends({block: row for row, block in enumerate(used, start=bool(first))}, first)
         steps = np.array(self.steps, dtype=STEP)
         steps["depend_low"], steps["depend_high"] = _bounds([len(rows) for rows in depends])
         return Form(
             steps,
             np.array([row for rows in depends for row in rows], dtype=DEPEND),
-            np.array([bounds[index] for index in used], dtype=BLOCK),
+            np.array([(0, first)] * bool(first) + [bounds[index] for index in used], dtype=BLOCK),
             np.array(list(self.sends), dtype=LINK),
             np.array(list(self.receives), dtype=LINK),
-            used,
+            (NONE,) * bool(first) + used,
             any(len(part.sources) > 1 for _, _, part in self.parts),
             *self._part_columns(),
             *self._operand_columns(),
         )
+
+    def _announce(self) -> int:
+        """Append the rows of the announcements, signals first; how many."""
+        if self.announced is None:
+            return 0
+        kinds = ((SIGNAL, self.announced.tells), (WAIT, self.announced.hears))
+        for kind, peer in ((kind, peer) for kind, peers in kinds for peer in peers[self.rank]):
+            self.steps.append((kind, NONE, NONE, NONE, peer, self.announced.channel, 0, 0, 0, 0, 0))
+            self.waits.append(())
+        self.gated.extend([False] * len(self.steps))
+        return len(self.steps)
 
     def _step(self, step: Step, links: tuple[int | None, int | None, int]) -> None:
         """Append the row of a step, unless nothing of it is left."""
@@ -204,6 +258,7 @@ class _Former:
             return
         self.parts.extend((row, step.number, part) for part in parts)
         self.waits.append(step.depends)
+        self.gated.append(self.announced is not None and step.number in self.announced.steps)
         peer = NONE if step.peer is None or kind not in (SIGNAL, WAIT) else step.peer
         channel = NONE if peer == NONE else channel
         self.steps.append((kind, step.index, taken, to, peer, channel, 0, 0, 0, 0, 0))
@@ -211,12 +266,12 @@ class _Former:
     def _link(self, links: dict[tuple[int, int], int], peer: int | None, channel: int) -> int:
         return NONE if peer is None else links.setdefault((peer, channel), len(links))
 
-    def _depends(self, rows: dict[int, int]) -> list[list[tuple[int, int]]]:
-        """(block row, rows to finish) of each step; what needs no row needs no waiting."""
+    def _depends(self, rows: dict[int, int], first: int) -> list[list[tuple[int, int]]]:
+        """(block row, rows to finish) of each step; what needs no row needs no waiting. ``first``: announcements."""
         found = []
-        for waits in self.waits:
+        for waits, gated in zip(self.waits, self.gated, strict=True):
             needed = [(block, self.finished[block][index + 1]) for block, index in waits]
-            found.append([(rows[block], count) for block, count in needed if count])
+            found.append([(0, first)] * gated + [(rows[block], count) for block, count in needed if count])
         return found
 
     def _part_columns(self) -> tuple[Ints, Ints, Ints, Flags, Ints, Ints]:

@@ -13,11 +13,11 @@ import numpy as np
 
 from commlib.collectives import Placement
 from commlib.errors import SpecError
-from commlib.ir.algorithm import ONE_SIDED, RECEIVES, SENDS, Algorithm, Op
+from commlib.ir.algorithm import ONE_SIDED, RECEIVES, SENDS, Algorithm
 from commlib.runtime.layout import ChunkLayout, chunk_lengths, slot_starts
 from commlib.runtime.plan import overlaps
 from commlib.runtime.table import MOVES, NONE, OPERAND, OWN_SCRATCH, RankTable, Rows
-from commlib.runtime.table_form import Flags, Form, Ints, rank_form
+from commlib.runtime.table_form import Flags, Form, Ints, announced, channel_count, rank_form
 
 LINE = 64
 """Scratch slots begin on a cache line, and the width of a tile is whole lines: ranks write next to each other."""
@@ -83,9 +83,7 @@ def tabulate(
     steps = form.steps.copy()
     steps["message"] = _message_sizes(form, lengths, itemsize, cut)
     moves, operands = _moves(form, lengths, joined, (offsets, strides))
-    rows = form.part_row[(lengths > 0) & ~joined]
-    steps["move_low"] = np.searchsorted(rows, np.arange(len(steps)))
-    steps["move_high"] = np.searchsorted(rows, np.arange(1, len(steps) + 1))
+    _point_to_moves(steps, form.part_row[(lengths > 0) & ~joined])
     return RankTable(
         rank,
         algorithm.ranks,
@@ -154,7 +152,8 @@ def _refuse_overlaps(algorithm: Algorithm, placement: Placement) -> None:
 
 
 class _Needs(NamedTuple):
-    """Of a program: its most scratch chunks on a rank, and on all, chunks in a message, in a step, and channels."""
+    """Of a program: its most scratch chunks on a rank, and on all, chunks in a message, in a step, and channels (one
+    of them for announcements, if it has any)."""
 
     scratch: int
     all_scratch: int
@@ -166,14 +165,12 @@ class _Needs(NamedTuple):
 @lru_cache(maxsize=256)
 def _needs(algorithm: Algorithm) -> _Needs:
     moving = SENDS[algorithm.op] | RECEIVES[algorithm.op]
-    talking = moving | np.isin(algorithm.op, (Op.SIGNAL, Op.WAIT))
-    channels = algorithm.tb_channel[algorithm.step_threadblock[talking]]
     return _Needs(
         max(algorithm.scratch_chunks),
         sum(algorithm.scratch_chunks),
         int(algorithm.count[moving].max(initial=0)),
         int(algorithm.count.max(initial=1)),
-        int(channels.max(initial=-1)) + 1,
+        channel_count(algorithm) + (announced(algorithm) is not None),
     )
 
 
@@ -235,6 +232,12 @@ def _moves(form: Form, lengths: Ints, joined: Flags, places: tuple[Ints, Ints]) 
     rows["base"] = form.base[chosen]
     rows["offset"], rows["stride"] = (column[chosen] for column in places)
     return moves, rows
+
+
+def _point_to_moves(steps: Rows, rows: Ints) -> None:
+    """Tell each step which moves are its own; ``rows`` is the step of each move, in order."""
+    steps["move_low"] = np.searchsorted(rows, np.arange(len(steps)))
+    steps["move_high"] = np.searchsorted(rows, np.arange(1, len(steps) + 1))
 
 
 def _width(cut: Cut, moves: Rows) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from commlib.collectives import Placement
 from commlib.errors import VerificationError
@@ -120,6 +121,24 @@ def synchronizing(algorithm: Algorithm) -> bool:
     common = Findings()
     schedule = _schedule(algorithm, UNBOUNDED, common)
     return schedule is not None and not common and Events(schedule.units, schedule.order).all_entered()
+
+
+def unheard_stores(algorithm: Algorithm) -> npt.NDArray[np.int64]:
+    """The steps that write memory of a peer which may not have entered the call yet, one (step number, peer) a row.
+
+    Such a step is right in a proved program: scratch is the group's. But nothing says then that the peer makes the
+    same call. Empty for what cannot run to its end, and at once where no step writes another rank's memory;
+    else O(steps * ranks / 64) and the cost of one run.
+    """
+    step, peer = algorithm.operand_step, algorithm.operand_rank
+    foreign = np.flatnonzero((algorithm.operand_writes == 1) & (peer != algorithm.step_rank[step]))
+    schedule = _schedule(algorithm, UNBOUNDED, Findings()) if len(foreign) else None
+    if schedule is None:
+        return np.empty((0, 2), dtype=np.int64)
+    step, peer = step[foreign].astype(np.int64), peer[foreign].astype(np.int64)
+    events = Events(schedule.units, schedule.order)
+    unheard = ~events.before(events.entry[peer], schedule.units.first[step])
+    return np.unique(np.stack([step[unheard], peer[unheard]], axis=1), axis=0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -132,7 +132,7 @@ def test_any_size_limits_and_order(data: st.DataObject) -> None:
         64 * chunks * data.draw(st.integers(1, 3), label="lines"),
         4 * int(algorithm.count.max()) * data.draw(st.integers(1, 40), label="slot"),
         data.draw(st.integers(3, 8), label="depth"),
-        3,
+        4,
         data.draw(st.sampled_from([0, 128, 1000]), label="tile_bytes"),
         data.draw(st.sampled_from([0, 100, 2000]), label="cache_bytes"),
     )
@@ -334,7 +334,7 @@ def test_tables_know_what_they_touch_of_others() -> None:
     [
         (TableLimits(64, 64, 8, 32), r"scratch of 5 chunks and messages of 1 do not fit 64 and 64 bytes"),
         (TableLimits(1 << 16, 3, 8, 32), r"do not fit 65536 and 3 bytes even at one element a chunk"),
-        (TableLimits(1 << 16, 1 << 16, 8, 2), r"both_sides uses channel 2; this transport has 2 channels"),
+        (TableLimits(1 << 16, 1 << 16, 8, 2), r"both_sides uses channel 3; this transport has 2 channels"),
     ],
     ids=["lane", "slot", "channels"],
 )

@@ -57,6 +57,7 @@ _PHRASES = {
     "message": "for a message of rank {peer} on channel {channel}",
     "room": "for room to send to rank {peer} on channel {channel}",
     "guard": "for rank {peer} to finish the call before the last",
+    "announcement": "for rank {peer} to come to this call",
 }
 
 
@@ -278,7 +279,8 @@ class Watch:
         if not where.kind:
             return ""
         found = list(described([(where.threadblock, where.step, where.kind, where.peer, where.channel)]))
-        return f"{found[0].what} (threadblock {where.threadblock} step {where.step})"
+        place = f" (threadblock {where.threadblock} step {where.step})" if where.threadblock >= 0 else ""
+        return found[0].what + place
 
     def _fail(self, cause: Cause, waits: Waits, during: _During) -> NoReturn:
         self._publish(cause)
@@ -319,7 +321,8 @@ _registering = threading.Lock()
 
 
 def described(waits: Waits) -> Iterator[Wait]:
-    """Waits with words for what is awaited."""
+    """Waits with words for what is awaited; a signal that is no step's is an announcement (see ``table_form``)."""
     for threadblock, step, kind, peer, channel in waits:
-        phrase = _PHRASES.get(WAITS[kind], "for rank {peer}").format(peer=peer, channel=channel)
+        name = "announcement" if WAITS[kind] == "signal" and threadblock < 0 else WAITS[kind]
+        phrase = _PHRASES.get(name, "for rank {peer}").format(peer=peer, channel=channel)
         yield Wait(threadblock, step, phrase, None if peer < 0 else peer, None if channel < 0 else channel)
