@@ -78,6 +78,18 @@ def _asked_to_go_on() -> bool:
     return bool(given.get("async_op", given.get("async_ops", True)))
 
 
+class Telling:
+    """A call's options, whose ``asyncOp`` says whether the call returns before it is done, on every torch."""
+
+    __slots__ = ("_options", "asyncOp")
+
+    def __init__(self, options: Any) -> None:
+        self._options, self.asyncOp = options, is_async(options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._options, name)
+
+
 def seconds(options: Any, default: float) -> float:
     """The timeout of a call in seconds, given as options, a timedelta or seconds; torch writes -1 ms for none."""
     if isinstance(options, (int, float)):

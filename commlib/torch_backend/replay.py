@@ -11,7 +11,7 @@ from typing import Any
 
 from commlib.runtime.shm.interface import RefusedError
 from commlib.runtime.shm.load import load_native
-from commlib.torch_backend.compat import profiling
+from commlib.torch_backend.compat import OPTIONS_TELL, Telling, profiling
 from commlib.torch_backend.failures import as_torch
 from commlib.torch_backend.worker import Worker
 
@@ -115,7 +115,28 @@ def converted(error: BaseException) -> BaseException:
     return found
 
 
+class TellingReplay:
+    """A replay for a torch whose options do not say who waits: it is given such that do."""
+
+    def __init__(self, replay: Any) -> None:
+        self._replay, self.again = replay, replay.again
+
+    @property
+    def calls(self) -> int:
+        """As ``Replay.calls``."""
+        return int(self._replay.calls)
+
+    def one(self, tensors: Any, options: Any) -> bool:
+        """As ``Replay.one``."""
+        return bool(self._replay.one(tensors, Telling(options)))
+
+    def two(self, kind: str, output: Any, input: Any, options: Any, detail: str | None) -> bool:
+        """As ``Replay.two``."""
+        return bool(self._replay.two(kind, output, input, Telling(options), detail))
+
+
 def make_replay(hot: Hot, worker: Worker, lock: Any) -> Any:
     """The native Replay where it is built, else the one in Python."""
     kind = getattr(load_native(), "Replay", Replay)
-    return kind(hot, worker, lock.acquire, lock.release, profiling, RefusedError, converted)
+    replay = kind(hot, worker, lock.acquire, lock.release, profiling, RefusedError, converted)
+    return replay if OPTIONS_TELL else TellingReplay(replay)
