@@ -7,19 +7,17 @@ issued in another order on each rank, and waited for in another; those of one gr
 from __future__ import annotations
 
 import gc
-import os
 import random
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from backend_ranks import run_on
 from soak_calls import KINDS, REDUCING, WAITING, Call, Rank, begin_call, fill_patterns, longest_shard, reductions_of
+from soak_usage import usage
 
 from commlib.runtime.tensors import DTYPES
 
@@ -192,24 +190,11 @@ class Soak:
         own.checks.clear()
 
     def _sample(self, calls: int) -> None:
-        """After all ranks are here and garbage is collected."""
+        """After all ranks have collected their garbage, connections among it."""
         self.rooms.clear()
         gc.collect()
         dist.barrier()
         self.samples.append({"calls": calls, "wrong": len(self.wrong), **usage()})
-
-
-def usage() -> dict[str, int]:
-    """What this process uses: KiB of its own and of shared memory, descriptors, threads, and names in /dev/shm."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return {
-        "own": int(status["RssAnon"].split()[0]),
-        "shared": int(status["RssShmem"].split()[0]),
-        "descriptors": len(os.listdir("/proc/self/fd")),
-        "threads": threading.active_count(),
-        "tasks": len(os.listdir("/proc/self/task")),
-        "names": sum(name.startswith("commlib") for name in os.listdir("/dev/shm")),
-    }
 
 
 def _soak(rank: int, seed: int, ranks: int, calls: int, samples: int, life: int) -> dict[str, Any]:

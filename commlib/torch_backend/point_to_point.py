@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Protocol
@@ -33,13 +34,15 @@ class PointToPoint(Protocol):
 
 
 class GlooWork(PendingWork):
-    """One message over gloo, which finishes when someone waits for it."""
+    """One message over gloo, which finishes when someone waits for it: the caller, or a thread if he only asks."""
 
     def __init__(
         self, name: str, inner: Any, limit: timedelta, then: Callable[[], None] | None, keep: Any, peer: int | None
     ) -> None:
         super().__init__(name, keep)
         self._inner, self._limit, self._then, self._peer = inner, limit, then, peer
+        self._waiting = threading.Lock()
+        self._asked = False
 
     def wait(self, timeout: timedelta | None = None) -> bool:
         """Wait until the message has left or come.
@@ -48,19 +51,30 @@ class GlooWork(PendingWork):
             DeadlineError: it has not within the timeout; gloo closes the connection then.
             PeerFailedError: the connection was lost.
         """
-        if self.is_completed():
-            return super().wait()
         given = timeout is not None and timeout > timedelta(0)
-        limit = timeout if given and timeout is not None else self._limit
+        with self._waiting:
+            if not self._finished and not self._asked:
+                self._end(timeout if given and timeout is not None else self._limit)
+        return super().wait(timeout)
+
+    def is_completed(self) -> bool:
+        """Whether the message has left or come. gloo itself never says so before someone has waited."""
+        if not self._finished and self._waiting.acquire(blocking=False):
+            if not self._finished and not self._asked:
+                self._asked = True
+                threading.Thread(target=self._end, args=(self._limit,), name="commlib-message", daemon=True).start()
+            self._waiting.release()
+        return self._finished
+
+    def _end(self, limit: timedelta) -> None:
         try:
             self._inner.wait(limit)
+            if self._then is not None:
+                self._then()
         except RuntimeError as error:
             self.finish(_meaning(self.name, error, limit, self._peer))
         else:
-            if self._then is not None:
-                self._then()
             self.finish()
-        return super().wait()
 
     def source_rank(self) -> int:
         """The rank that the message came from."""

@@ -1,34 +1,47 @@
 """Mixed calls in many groups, synchronous and not, messages among them: all exact, and nothing grows.
 
-COMMLIB_FULL=1 makes 100000 calls on 8 ranks (half an hour at most); otherwise a sample.
+COMMLIB_FULL=1 makes 100000 calls on 8 ranks (half an hour at most); otherwise a sample. With ``pytest -o
+junit_family=xunit1 --junitxml FILE`` the file has what each rank used on the way (the property ``samples``).
 """
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
+import torch.distributed as dist
+from backend_ranks import run_on
 from soak import plan, soak
 from soak_calls import KINDS, Call
+from soak_usage import usage
 
+from commlib.runtime.shm import session
 from commlib.runtime.tensors import DTYPES
+from commlib.torch_backend import core
 
+Record = Callable[[str, object], None]
 FULL = bool(os.environ.get("COMMLIB_FULL"))
-GROWTH = 32 << 10
-"""KiB by which a process may grow after the first fifth: plans of calls are kept up to a number, and malloc keeps
-what the largest calls took."""
+GROWTH = {"own": 10 << 10, "live": 4 << 10, "shared": 4 << 10}
+"""KiB by which a process may grow after the first fifth, when the plans of calls that the world keeps are as many as it
+keeps, and its segments are in use up to their ends. A leak of 200 bytes a call is found in 100000 calls."""
+STEADY = ("segments", "descriptors", "threads", "tasks", "names")
+"""What may not rise from sample to sample. Some fall: gloo closes the launcher's first connections when it can."""
 
 
-def _check(found: list[dict[str, Any]]) -> None:
+def _check(found: list[dict[str, Any]], record: Record) -> None:
+    record("samples", json.dumps([soaked["samples"] for soaked in found]))
     for rank, soaked in enumerate(found):
         assert soaked["wrong"] == [], rank
         first, *rest = soaked["samples"][len(soaked["samples"]) // 5 :]
-        for sample in rest:
-            for name in ("descriptors", "threads", "tasks", "names"):
-                assert sample[name] == first[name], (rank, name, soaked["samples"])
-        for name in ("own", "shared"):
-            assert rest[-1][name] - first[name] < GROWTH, (rank, name, soaked["samples"])
+        for sample, before in zip(rest, soaked["samples"][len(soaked["samples"]) // 5 :], strict=False):
+            more = [name for name in STEADY if sample[name] > before[name]]
+            assert more == [], (rank, sample, before)
+        for name, most in GROWTH.items():
+            assert rest[-1][name] - first[name] < most, (rank, name, [one[name] for one in soaked["samples"]])
 
 
 def test_a_plan_has_every_kind_type_and_group_size() -> None:
@@ -48,20 +61,79 @@ def _bytes(call: Call) -> int:
 
 
 @pytest.mark.timeout(60)
-def test_a_sample_of_mixed_calls() -> None:
-    _check(soak(8, 100, 2, seed=3, life=400))
+def test_a_sample_of_mixed_calls(record_property: Record) -> None:
+    _check(soak(8, 100, 2, seed=3, life=400), record_property)
 
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("transport", ["shm", "gloo"])
-def test_a_sample_without_the_native_core_and_over_gloo(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_without_the_native_core_and_over_gloo(
+    transport: str, monkeypatch: pytest.MonkeyPatch, record_property: Record
+) -> None:
     monkeypatch.setenv("COMMLIB_NATIVE", "0")
-    _check(soak(3, 40, 2, seed=4, life=400, transport=transport))
+    _check(soak(3, 40, 2, seed=4, life=400, transport=transport), record_property)
 
 
 @pytest.mark.skipif(not FULL, reason="takes up to half an hour: set COMMLIB_FULL=1")
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("native", "calls"), [("1", 100_000), ("0", 5_000)])
-def test_all_of_it(native: str, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_of_it(native: str, calls: int, monkeypatch: pytest.MonkeyPatch, record_property: Record) -> None:
     monkeypatch.setenv("COMMLIB_NATIVE", native)
-    _check(soak(8, calls, 20, life=4000, limit=3400, timeout=120))
+    _check(soak(8, calls, 20, life=4000, limit=3400, timeout=120), record_property)
+
+
+def _repeat(kind: str, number: int, tensor: torch.Tensor) -> None:
+    """One call of two ranks, the same each time but for what must not be kept."""
+    other = 1 - dist.get_rank()
+    if kind == "synchronous":
+        dist.all_reduce(tensor)
+    elif kind == "asynchronous":
+        dist.all_reduce(tensor, async_op=True).wait()
+    elif kind == "future":
+        dist.all_reduce(tensor, async_op=True).get_future().wait()
+    elif kind == "message":
+        work = dist.irecv(tensor, other, tag=number)
+        dist.isend(torch.ones(10), other, tag=number).wait()
+        work.wait()
+    elif kind == "object":
+        dist.all_gather_object([None, None], number)
+    elif kind == "size":
+        dist.all_reduce(torch.ones(1 + number))
+    elif kind == "group":
+        group = dist.new_group([0, 1])
+        dist.all_reduce(tensor, group=group, async_op=True).wait()
+        dist.destroy_process_group(group)
+
+
+REPEATED = {
+    **dict.fromkeys(("synchronous", "asynchronous", "future", "message"), (200, 600, 1, 100)),
+    "object": (200, 300, 1, 100),
+    "size": (200, 300, 10, 200),
+    "group": (2, 10, 50, 3000),
+}
+"""Of each kind: calls before, calls, and Python's blocks and the bytes that each of these may leave behind. A new size
+takes some 27 blocks as long as it is remembered; torch remembers the names of groups."""
+
+
+def _grown(rank: int) -> dict[str, list[float]]:  # noqa: ARG001
+    session._PREPARED, core._HOT = 32, 64  # what is remembered is soon as much as it may be
+    found = {}
+    for kind, (before, calls, *_) in REPEATED.items():
+        tensor = torch.ones(10)
+        for number in range(before):
+            _repeat(kind, number, tensor)
+        first = usage()
+        for number in range(before, before + calls):
+            _repeat(kind, number, tensor)
+        last = usage()
+        found[kind] = [(last["blocks"] - first["blocks"]) / calls, 1024 * (last["live"] - first["live"]) / calls]
+        assert [name for name in STEADY if last[name] > first[name]] == [], kind
+    return found
+
+
+@pytest.mark.timeout(60)
+def test_calls_leave_nothing_behind() -> None:
+    for grown in run_on(2, _grown):
+        for kind, (blocks, live) in grown.items():
+            assert blocks < REPEATED[kind][2], grown
+            assert live < REPEATED[kind][3], grown
