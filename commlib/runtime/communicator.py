@@ -134,6 +134,11 @@ class Communicator:
         """The host of each rank, counted from 0; empty before ranks have connected, and with transport "gloo"."""
         return self._state.hosts.numbers
 
+    @property
+    def monitor(self) -> Monitor:
+        """What is known of the other ranks, for messages beside the calls."""
+        return self._monitor
+
     def connect(self, timeout: float | None = None) -> None:
         """Agree on the transports now, not in the first call; all ranks do this alike, before any call.
 

@@ -7,6 +7,7 @@ nothing, and a stuck rank ends by a closed connection, by word of a peer, or at 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -146,6 +147,19 @@ class Monitor:
         if self._thread.is_alive() and time.monotonic() - self._answered < 3 * BEAT:
             self._published.wait(self.beat)
         return self._cause or cause
+
+    def mark(self, key: str) -> None:
+        """Set a key for the other ranks, as well as can be."""
+        if self.store is not None and not self._mute:
+            with contextlib.suppress(RuntimeError, ValueError):
+                self.store.set(key, "1")
+
+    def marked(self, key: str) -> bool:
+        """Whether a rank has set a key, as far as is known."""
+        if self.store is not None and not self._mute:
+            with contextlib.suppress(RuntimeError, ValueError):
+                return self.store.check([key])
+        return False
 
     def close(self) -> None:
         """Say good-bye and end the thread."""

@@ -62,6 +62,8 @@ class MessageRunner:
         self._group = group
         self._communicator = Communicator(group, timeout=min(timeout, LONGEST), transport=transport)
         self._communicator.connect()
+        self.hosts, self.monitor = self._communicator.hosts, self._communicator.monitor
+        """The host of each rank, counted from 0 (empty if it was not asked), and who watches over the ranks."""
         self._prepared: OrderedDict[Request, _Prepared] = OrderedDict()
 
     def prepare(self, request: Request, registered: bool = False) -> _Prepared:  # noqa: ARG002

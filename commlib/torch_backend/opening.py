@@ -12,7 +12,10 @@ import torch
 from torch.distributed import Work
 
 from commlib.runtime.communicator import LONGEST
-from commlib.runtime.shm.options import ShmUnavailable
+from commlib.runtime.mixed_messages import MixedP2P
+from commlib.runtime.shm.near import Near
+from commlib.runtime.shm.options import ShmOptions, ShmUnavailable
+from commlib.runtime.shm.p2p import P2P
 from commlib.runtime.shm.session import ShmSession
 from commlib.runtime.tensors import is_plain, plain
 from commlib.torch_backend.compat import c10d
@@ -118,7 +121,7 @@ def open_group(store: Any, rank: int, ranks: int, timeout: float, name: str, opt
     if options.transport != "gloo":
         with contextlib.suppress(ShmUnavailable) if options.transport == "auto" else contextlib.nullcontext():
             return _over_shared_memory(own, rank, ranks, timeout, options)
-    return _over_gloo(own, rank, ranks, timeout, name, options.transport)
+    return _over_gloo(own, rank, ranks, timeout, name, options)
 
 
 def _over_shared_memory(store: Any, rank: int, ranks: int, timeout: float, options: Options) -> Opened:
@@ -129,9 +132,21 @@ def _over_shared_memory(store: Any, rank: int, ranks: int, timeout: float, optio
     """
     keys = c10d.PrefixStore("shm", store)
     session = ShmSession.open(keys, rank, ranks, options.shm, min(timeout, LONGEST))
-    return Opened(store, rank, ranks, SharedRunner(session), SharedPointToPoint(session), session)
+    return Opened(store, rank, ranks, SharedRunner(session), SharedPointToPoint(P2P(session)), session)
 
 
-def _over_gloo(store: Any, rank: int, ranks: int, timeout: float, name: str, transport: str) -> Opened:
+def _over_gloo(store: Any, rank: int, ranks: int, timeout: float, name: str, options: Options) -> Opened:
     group = gloo_group(store, rank, ranks, timeout, f"commlib-{name}-{id(store)}")
-    return Opened(store, rank, ranks, MessageRunner(group, timeout, transport), GlooPointToPoint(group))
+    runner = MessageRunner(group, timeout, options.transport)
+    several = len(set(runner.hosts)) > 1
+    messages = _mixed(store, group, runner, timeout, options) if several else GlooPointToPoint(group)
+    return Opened(store, rank, ranks, runner, messages)
+
+
+def _mixed(store: Any, group: Any, runner: MessageRunner, timeout: float, options: Options) -> PointToPoint:
+    """Messages over shared memory inside a host, and over the gloo group between hosts."""
+    rank, hosts, limit = group.rank(), runner.hosts, min(timeout, LONGEST)
+    members = [peer for peer, host in enumerate(hosts) if host == hosts[rank]]
+    keys, shm = c10d.PrefixStore(f"messages/{hosts[rank]}", store), options.shm or ShmOptions()
+    near = Near.open(keys, rank, members, shm, limit)
+    return SharedPointToPoint(MixedP2P(group, len(hosts), near, runner.monitor, shm, limit))

@@ -1,4 +1,4 @@
-"""Send and receive over shared memory, and the ticker that moves messages on while nobody waits for one."""
+"""Send and receive over shared memory, or a mix with gloo, and the ticker that moves messages on meanwhile."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import torch
 from commlib.errors import CommlibError
 from commlib.runtime.forks import own
 from commlib.runtime.shm.p2p import P2P, Request
-from commlib.runtime.shm.session import ShmSession
 from commlib.torch_backend.work import PendingWork
 
 _FIRST, _LAST = 0.001, 0.02
@@ -146,10 +145,10 @@ class MessageWork(PendingWork):
 
 
 class SharedPointToPoint:
-    """Messages over a ShmSession's rings."""
+    """Messages over rings, and where that is mixed, gloo between hosts."""
 
-    def __init__(self, session: ShmSession) -> None:
-        self._p2p = P2P(session)
+    def __init__(self, p2p: P2P) -> None:
+        self._p2p = p2p
         self._ticker = Ticker(self._p2p)
 
     def send(self, line: torch.Tensor, peer: int, tag: int, timeout: float) -> PendingWork:

@@ -14,20 +14,18 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from commlib.errors import CommlibError, ExecutionError, MismatchError, SpecError
 from commlib.runtime.forks import FORKED, own
+from commlib.runtime.shm.place import Place
 
-if TYPE_CHECKING:
-    from commlib.runtime.shm.session import ShmSession
-
-_HEADER = struct.Struct("<qQQQ")
+HEADER = struct.Struct("<qQQQ")
 """tag, bytes, kind, sequence number between these two ranks."""
-_SMALL = 4096
-"""Messages up to so many bytes go into the ring in one piece with their header."""
+SMALL = 4096
+"""Messages up to so many bytes travel in one piece with their header."""
 _LATEST = 1e6
 
 
@@ -67,7 +65,7 @@ class _Outgoing:
 
 
 @dataclass(eq=False)
-class _Incoming:
+class Incoming:
     """A message on its way in. ``memory`` is its own, if it has not gone straight to where a receive wants it."""
 
     source: int
@@ -85,10 +83,10 @@ class _Incoming:
 class _Stream:
     """What comes from one peer: a header that is partly there, or a message that is."""
 
-    header: Any = field(default_factory=lambda: np.zeros(_HEADER.size, np.uint8))
+    header: Any = field(default_factory=lambda: np.zeros(HEADER.size, np.uint8))
     got: int = 0
     count: int = 0
-    message: _Incoming | None = None
+    message: Incoming | None = None
 
 
 class P2P:
@@ -97,15 +95,16 @@ class P2P:
     ``session`` gives context, watch and time-out; calls and messages may run at the same time.
     """
 
-    def __init__(self, session: ShmSession) -> None:
+    def __init__(self, session: Place) -> None:
         self.rank, self.ranks = session.rank, session.ranks
         self._context, self._watch, self._timeout = session.context, session.watch, session.timeout
         self._slice = session.options.slice_seconds
         self._make_locks()
+        self._peers = [peer for peer in range(self.ranks) if peer != self.rank]
         self._out: list[deque[_Outgoing]] = [deque() for _ in range(self.ranks)]
         self._in = [_Stream() for _ in range(self.ranks)]
         self._posted: dict[tuple[int | None, int], deque[Request]] = {}
-        self._kept: dict[tuple[int, int], deque[_Incoming]] = {}
+        self._kept: dict[tuple[int, int], deque[Incoming]] = {}
         self._sent, self._numbers, self._arrivals = [0] * self.ranks, 0, 0
         self._failure: CommlibError | None = None
         own(self)
@@ -130,16 +129,20 @@ class P2P:
         """
         request = self._request("send", peer, tag, address, size, kind, keep)
         with self._lock:
-            header = _HEADER.pack(tag, size, kind, self._sent[peer])
+            header = HEADER.pack(tag, size, kind, self._sent[peer])
             self._sent[peer] += 1
-            small = size <= _SMALL
+            small = size <= SMALL
             data = np.frombuffer(header + (ctypes.string_at(address, size) if small and size else b""), np.uint8)
-            pieces = deque([(int(data.ctypes.data), len(data))])
-            if not small:
-                pieces.append((address, size))
-            self._out[peer].append(_Outgoing(request, pieces, data))
-            self._push(peer)
+            self._give(peer, request, data, size if not small else 0)
         return request
+
+    def _give(self, peer: int, request: Request, first: np.ndarray, rest: int) -> None:
+        """Begin to send the first piece, and then ``rest`` bytes from where the request has them."""
+        pieces = deque([(int(first.ctypes.data), len(first))])
+        if rest:
+            pieces.append((request.address, rest))
+        self._out[peer].append(_Outgoing(request, pieces, first))
+        self._push(peer)
 
     def irecv(
         self, address: int, size: int, peer: int | None = None, tag: int = 0, kind: int = 0, keep: Any = None
@@ -154,19 +157,24 @@ class P2P:
             message = self._take_kept(peer, tag)
             if message is None:
                 self._posted.setdefault((peer, tag), deque()).append(request)
+                self._expect(peer)
             else:
                 message.request = request
                 self._settle(message)
         return request
 
+    def _expect(self, peer: int | None) -> None:
+        """A receive was posted that no message has come for yet."""
+
     def progress(self) -> bool:
         """Move everything on as far as it goes now, without waiting; whether anything moved."""
         with self._lock:
             moved = False
-            for peer in range(self.ranks):
-                if peer != self.rank:
-                    moved = self._push(peer) or moved
-                    moved = self._pull(peer) or moved
+            if self._failure is not None:
+                return False  # what was to be filled may be gone
+            for peer in self._peers:
+                moved = self._push(peer) or moved
+                moved = self._pull(peer) or moved
         if moved:
             with self._news:
                 self._news.notify_all()
@@ -275,9 +283,9 @@ class P2P:
         while True:
             message = stream.message
             if message is None:
-                count = self._read(peer, stream.header.ctypes.data + stream.got, _HEADER.size - stream.got)
+                count = self._read(peer, stream.header.ctypes.data + stream.got, HEADER.size - stream.got)
                 stream.got += count
-                if stream.got == _HEADER.size:
+                if stream.got == HEADER.size:
                     self._begin(peer, stream)
             else:
                 count = self._read(peer, message.address + message.got, message.size - message.got)
@@ -286,7 +294,7 @@ class P2P:
                     stream.message = None
                     self._settle(message)
             moved = moved or count > 0
-            if not count and (stream.message is not None or stream.got < _HEADER.size):
+            if not count and (stream.message is not None or stream.got < HEADER.size):
                 return moved
 
     def _read(self, peer: int, address: int, size: int) -> int:
@@ -294,7 +302,7 @@ class P2P:
 
     def _begin(self, peer: int, stream: _Stream) -> None:
         """A header is there: find the receive that the message is for, or keep it."""
-        tag, size, kind, count = _HEADER.unpack(stream.header.tobytes())
+        tag, size, kind, count = HEADER.unpack(stream.header.tobytes())
         stream.got = 0
         if count != stream.count:
             raise ExecutionError(
@@ -303,8 +311,15 @@ class P2P:
                 peer=peer,
             )
         stream.count += 1
+        message = stream.message = self._arrive(peer, tag, size, kind)
+        if not size:
+            stream.message = None
+            self._settle(message)
+
+    def _arrive(self, peer: int, tag: int, size: int, kind: int) -> Incoming:
+        """A message begins to come: find its receive, and with it the place for its bytes."""
         self._arrivals += 1
-        message = stream.message = _Incoming(peer, tag, size, kind, self._arrivals)
+        message = Incoming(peer, tag, size, kind, self._arrivals)
         message.request = self._take_posted(peer, tag)
         if message.request is not None and not self._differs(message, message.request):
             message.address = message.request.address
@@ -313,14 +328,12 @@ class P2P:
             message.address = int(message.memory.ctypes.data)
         if message.request is None:
             self._kept.setdefault((peer, tag), deque()).append(message)
-        if not size:
-            stream.message = None
-            self._settle(message)
+        return message
 
-    def _settle(self, message: _Incoming) -> None:
+    def _settle(self, message: Incoming) -> None:
         """A message has come whole, or has found its receive: if both, it is done."""
         request = message.request
-        if request is None or message.got < message.size:
+        if request is None or request.done or message.got < message.size:
             return
         differs = self._differs(message, request)
         if not differs and message.memory is not None and message.size:
@@ -328,7 +341,7 @@ class P2P:
         request.source = message.source
         request.finish(differs)
 
-    def _differs(self, message: _Incoming, request: Request) -> MismatchError | None:
+    def _differs(self, message: Incoming, request: Request) -> MismatchError | None:
         kinds = message.kind != request.kind and message.kind and request.kind
         if message.size == request.size and not kinds:
             return None
@@ -350,12 +363,12 @@ class P2P:
         found: Request = _pop(self._posted, key)
         return found
 
-    def _take_kept(self, source: int | None, tag: int) -> _Incoming | None:
+    def _take_kept(self, source: int | None, tag: int) -> Incoming | None:
         """The first message kept that a receive takes."""
         keys = [key for key in self._kept if key[1] == tag and source in (None, key[0])]
         if not keys:
             return None
-        found: _Incoming = _pop(self._kept, min(keys, key=lambda key: self._kept[key][0].number))
+        found: Incoming = _pop(self._kept, min(keys, key=lambda key: self._kept[key][0].number))
         return found
 
 
