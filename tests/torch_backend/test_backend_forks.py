@@ -201,3 +201,28 @@ def test_what_the_caller_waits_for_runs_in_its_own_thread() -> None:
     """So that a signal handler's error, or its call, is where it belongs; torch 2.6 does not say who waits."""
     for waiting, queued in run_on(2, _queued):
         assert (waiting, queued) == ([0] * 13, [1] * 13)
+
+
+def _remembered(_rank: int) -> list[int]:
+    """How many calls of each kind are made from memory: of one that waits and one that does not."""
+    one, two, other = torch.ones(SIZE), torch.ones(2 * SIZE), torch.ones(2 * SIZE)
+    calls: list[Callable[[bool], Any]] = [
+        lambda on: dist.all_reduce(one, async_op=on),
+        lambda on: dist.broadcast(one, 0, async_op=on),
+        lambda on: gather_single(two, one, async_op=on),
+        lambda on: scatter_single(one, two, async_op=on),
+        lambda on: dist.all_to_all_single(two, other, async_op=on),
+    ]
+    found, replay = [], core_of().replay
+    for call in calls:
+        call(False)
+        before = replay.calls
+        call(False)
+        call(True).wait()
+        found.append(replay.calls - before)
+    return found
+
+
+@pytest.mark.timeout(60)
+def test_a_repeated_call_is_made_from_memory_if_its_caller_waits() -> None:
+    assert run_on(2, _remembered) == [[1] * 5] * 2
