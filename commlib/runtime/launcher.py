@@ -49,21 +49,44 @@ class RankOutcome:
     late: bool = False
 
 
-def launch(function: Function, ranks: int, args: Sequence[Any] = (), timeout: float = 120.0) -> list[Any]:
+GRACE = 5.0
+"""Seconds that ``launch`` gives the other ranks when one has failed."""
+
+
+def launch(
+    function: Function,
+    ranks: int,
+    args: Sequence[Any] = (),
+    timeout: float = 120.0,
+    grace: float | None = GRACE,
+) -> list[Any]:
     """Call ``function(rank, *args)`` on each of ``ranks`` processes, inside a gloo group; their values by rank.
 
-    A value is made of JSON's types, numpy arrays and tensors.
+    A value is made of JSON's types, numpy arrays and tensors. When a rank has raised an error or died, the others have
+    ``grace`` seconds (None: until ``timeout``) to end by themselves and say what they know; then they are killed. Not
+    so when a rank has only waited for another in vain: that one may be about to say why.
 
     Raises:
         CommlibError: the error of the lowest rank that raised one (an ExecutionError if it was not commlib's own).
-            Ranks that have waited for another in vain come after those that say what is wrong.
+            Ranks that have waited for another in vain come after those that say what is wrong. If ranks had to be
+            killed, the message and the field ``running`` say which.
         DeadlineError: a rank was not done after ``timeout`` seconds, and no other says why.
     """
-    outcomes = launch_outcomes(function, ranks, args, timeout)
+    outcomes = launch_outcomes(function, ranks, args, timeout, grace)
     errors = [(_in_vain(outcome), outcome.rank, outcome.error) for outcome in outcomes if outcome.error is not None]
     if errors:
-        raise min(errors, key=lambda found: found[:2])[2]
+        raise _with_running(min(errors, key=lambda found: found[:2])[2], outcomes)
     return [outcome.value for outcome in outcomes]
+
+
+def _with_running(error: CommlibError, outcomes: Sequence[RankOutcome]) -> CommlibError:
+    """The error, with the ranks that were still running if it is that of another."""
+    running = [outcome.rank for outcome in outcomes if outcome.late]
+    if not running or error.fields.get("rank") in running:
+        return error
+    names = ", ".join(map(str, running))
+    text = f"{error.message} (still running, and killed: rank {names})"
+    return type(error)(text, **{**error.fields, "running": running})
 
 
 def _in_vain(outcome: RankOutcome) -> int:
@@ -72,11 +95,16 @@ def _in_vain(outcome: RankOutcome) -> int:
 
 
 def launch_outcomes(
-    function: Function, ranks: int, args: Sequence[Any] = (), timeout: float = 120.0
+    function: Function,
+    ranks: int,
+    args: Sequence[Any] = (),
+    timeout: float = 120.0,
+    grace: float | None = None,
 ) -> list[RankOutcome]:
     """As ``launch``, but what became of each rank is the result, even if it was killed, stopped or late.
 
-    Ranks that are stopped (SIGSTOP) are given up when all others are done.
+    Ranks that are stopped (SIGSTOP) are given up when all others are done. Ranks that run on when another has failed
+    have until ``timeout``, unless ``grace`` says otherwise.
     """
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -86,7 +114,7 @@ def launch_outcomes(
         for rank in range(ranks):
             children.append(_fork(function, rank, ranks, args, port, timeout, (listener, children)))
         store = _serve(listener, port, timeout)
-        outcomes = _collect(children, time.monotonic() + timeout, timeout)
+        outcomes = _collect(children, timeout, grace)
         _end(children)
         del store
         return outcomes
@@ -184,8 +212,9 @@ def _be_rank(
         stream.write(data)
 
 
-def _collect(children: list[_Child], deadline: float, timeout: float) -> list[RankOutcome]:
+def _collect(children: list[_Child], timeout: float, grace: float | None) -> list[RankOutcome]:
     """Read results as they come, until every rank has reported, died, or (all others being done) is stopped."""
+    deadline, why = time.monotonic() + timeout, f"was not done after {timeout} s"
     with selectors.DefaultSelector() as selector:
         for child in children:
             selector.register(child.results, selectors.EVENT_READ, child)
@@ -194,10 +223,18 @@ def _collect(children: list[_Child], deadline: float, timeout: float) -> list[Ra
                 break
             for key, _ in selector.select(timeout=0.05):
                 selector.unregister(key.fileobj)
-                key.data.outcome = _read(key.data)
+                key.data.outcome = outcome = _read(key.data)
+                if grace is not None and _is_reason(outcome) and time.monotonic() + grace < deadline:
+                    deadline = time.monotonic() + grace
+                    why = f"was still running {grace} s after rank {outcome.rank} had failed"
             for child in children:
                 _look(child)
-    return [child.outcome or _unfinished(child, timeout) for child in children]
+    return [child.outcome or _unfinished(child, why) for child in children]
+
+
+def _is_reason(outcome: RankOutcome) -> bool:
+    """Whether a rank has failed in a way that says more than that others did not come."""
+    return outcome.error is not None and not isinstance(outcome.error, DeadlineError)
 
 
 def _read(child: _Child) -> RankOutcome:
@@ -232,11 +269,11 @@ def _died(child: _Child) -> RankOutcome:
     return RankOutcome(child.rank, None, ExecutionError(how, rank=child.rank, signal=-code), -code)
 
 
-def _unfinished(child: _Child, timeout: float) -> RankOutcome:
+def _unfinished(child: _Child, why: str) -> RankOutcome:
     if child.stopped:
         error = ExecutionError(f"rank {child.rank} was stopped by a signal", rank=child.rank)
         return RankOutcome(child.rank, None, error, signal.SIGSTOP)
-    late = DeadlineError(f"rank {child.rank} was not done after {timeout} s", rank=child.rank)
+    late = DeadlineError(f"rank {child.rank} {why}", rank=child.rank)
     return RankOutcome(child.rank, None, late, late=True)
 
 

@@ -1,11 +1,13 @@
 """Which error ``launch`` raises when several ranks have one."""
 
+import os
+import signal
 import time
 
 import pytest
 
 from commlib.errors import CommlibError, DeadlineError, ExecutionError
-from commlib.runtime import launch
+from commlib.runtime import launch, launch_outcomes
 
 
 def _one_fails(rank: int, failing: int) -> None:
@@ -21,7 +23,7 @@ def _one_fails(rank: int, failing: int) -> None:
 @pytest.mark.timeout(40)
 def test_the_real_reason_comes_before_those_who_waited_in_vain(failing):
     with pytest.raises(ExecutionError, match="the real reason"):
-        launch(_one_fails, 3, (failing,), timeout=6.0)
+        launch(_one_fails, 3, (failing,), timeout=3.0)
 
 
 def _late(rank: int) -> None:
@@ -33,5 +35,61 @@ def _late(rank: int) -> None:
 @pytest.mark.timeout(40)
 def test_what_a_rank_says_of_its_waiting_comes_before_what_the_launcher_saw():
     with pytest.raises(CommlibError, match="for a message of rank 0") as caught:
-        launch(_late, 2, timeout=6.0)
+        launch(_late, 2, timeout=3.0)
     assert isinstance(caught.value, DeadlineError)
+
+
+def _one_ends(rank: int, how: str) -> int:
+    if rank == 1 and how == "raises":
+        raise ValueError("the real reason")
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if rank == 2:
+        time.sleep(0.5)
+        raise DeadlineError("rank 2 has waited in vain", rank=2)
+    time.sleep(30 if rank == 0 else 0)
+    return rank
+
+
+@pytest.mark.parametrize(("how", "why"), [("raises", "the real reason"), ("dies", "killed by SIGKILL")])
+@pytest.mark.timeout(40)
+def test_ranks_that_do_not_end_when_one_has_failed_are_killed(how, why):
+    began = time.monotonic()
+    with pytest.raises(ExecutionError, match=rf"{why}.*\(still running, and killed: rank 0, 3\)") as caught:
+        launch(_and_another, 4, (how,), timeout=25.0, grace=1.0)
+    assert time.monotonic() - began < 12
+    assert caught.value.fields["running"] == [0, 3]
+
+
+def _and_another(rank: int, how: str) -> int:
+    return _one_ends(0 if rank == 3 else rank, how)
+
+
+def _two_fail(rank: int) -> int:
+    if rank < 2:
+        time.sleep(rank * 1.0)
+        raise ValueError(f"reason {rank}")
+    time.sleep(1.5)
+    return rank
+
+
+@pytest.mark.timeout(40)
+def test_within_the_grace_every_rank_has_its_say():
+    outcomes = launch_outcomes(_two_fail, 3, (), 20.0, 5.0)
+    assert [str(outcome.error).split(" (")[0] for outcome in outcomes[:2]] == [
+        f"rank {n}: ValueError: reason {n}" for n in (0, 1)
+    ]
+    assert (outcomes[2].value, outcomes[2].late) == (2, False)
+
+
+@pytest.mark.timeout(40)
+def test_without_a_grace_ranks_have_their_time():
+    outcomes = launch_outcomes(_slow, 2, (), 20.0)
+    assert (outcomes[0].value, outcomes[1].error is None) == (0, False)
+
+
+def _slow(rank: int) -> int:
+    if rank:
+        raise ValueError("at once")
+    time.sleep(1.0)
+    return rank
