@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from backend_ranks import run_on
 from soak_calls import KINDS, REDUCING, WAITING, Call, Rank, begin_call, fill_patterns, longest_shard, reductions_of
-from soak_usage import usage
+from soak_usage import return_memory, usage
 
 from commlib.runtime.tensors import DTYPES
 
@@ -198,6 +198,7 @@ class Soak:
 
 
 def _soak(rank: int, seed: int, ranks: int, calls: int, samples: int, life: int) -> dict[str, Any]:
+    return_memory()
     return Soak(rank, seed).run(plan(seed, ranks, calls, samples, life))
 
 
