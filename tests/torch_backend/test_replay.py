@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from commlib.errors import DeadlineError
 from commlib.runtime.shm.interface import RefusedError
 from commlib.runtime.shm.load import load_native
+from commlib.torch_backend.compat import OPTIONS_TELL
 from commlib.torch_backend.replay import Replay, converted, key_of_one, key_of_two
 
 KINDS = [Replay] + ([load_native().Replay] if load_native() is not None else [])
@@ -43,9 +44,12 @@ class Stage:
 
 
 def options(op: Any = dist.ReduceOp.SUM, asynchronous: bool = False) -> Any:
-    """Options of an allreduce."""
+    """Options of an allreduce; as ``TellingReplay`` hands them on where torch's own do not say who waits (2.6)."""
     made = dist.AllreduceOptions()
-    made.reduceOp, made.asyncOp = op, asynchronous
+    made.reduceOp = op
+    if not OPTIONS_TELL:
+        return SimpleNamespace(reduceOp=made.reduceOp, asyncOp=asynchronous)
+    made.asyncOp = asynchronous
     return made
 
 
