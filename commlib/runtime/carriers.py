@@ -18,6 +18,7 @@ from commlib.errors import VerificationError
 from commlib.ir.algorithm import Algorithm
 from commlib.runtime.agreement import APART, Hosts, Meeting
 from commlib.runtime.binding import Binding
+from commlib.runtime.call_log import CallLog
 from commlib.runtime.cause import Cause
 from commlib.runtime.engine import Buffers, Hook, execute
 from commlib.runtime.gloo import GlooEndpoint, GlooTransport
@@ -25,7 +26,7 @@ from commlib.runtime.kernels import Array
 from commlib.runtime.launches import Launch
 from commlib.runtime.mixed import MixedEndpoint
 from commlib.runtime.onesided import refuse_unreachable
-from commlib.runtime.plan import RankPlan, plan_rank
+from commlib.runtime.plan import RankPlan, moved, plan_rank
 from commlib.runtime.shm.control import CHANNELS
 from commlib.runtime.shm.endpoint import Exposed, areas_of
 from commlib.runtime.shm.interface import REACH_READV
@@ -63,13 +64,16 @@ class Carrier(Protocol):
 
 @dataclass
 class _Plan:
-    """What the engine needs for a launch; ``near``: shared memory has room for its messages."""
+    """What the engine needs for a launch; ``near``: shared memory has room for its messages. ``text`` and ``bytes``
+    (that this rank moves) are for the flight record."""
 
     launch: Launch
     plan: RankPlan
     scratch: Array
     near: bool
     exposed: Exposed | None
+    text: str
+    bytes: int
 
 
 class EngineCarrier:
@@ -81,6 +85,7 @@ class EngineCarrier:
         self._hosts: Hosts = APART
         self._near: Neighbours | None = None
         self.met = False
+        self.flight = CallLog(transport.rank, transport.group.size(), transport.monitor.waits)
 
     def meet(self, meeting: Meeting, hosts: Hosts) -> None:
         """Share memory with the ranks of this host, where that can be; all ranks of the group call this.
@@ -106,12 +111,19 @@ class EngineCarrier:
             areas = (areas_of(algorithm, launch.layout, peer, itemsize) for peer in self._near.ranks)
             exposed = Exposed(tuple(areas))
         scratch = launch.kernels.empty(plan.scratch_elements if exposed is None else 0)
-        return _Plan(launch, plan, scratch, near and self._near is not None, exposed)
+        text = launch.signature.text or f"{algorithm.collective.name} {launch.text}"
+        return _Plan(launch, plan, scratch, near and self._near is not None, exposed, text, moved(plan) * itemsize)
 
     def execute(
         self, prepared: _Plan, binding: Binding, call: Call, deadline: float, hook: Hook | None
     ) -> Cause | None:
         """Run one call."""
+        with self.flight.call(call.number, prepared.text, prepared.bytes):
+            return self._execute(prepared, binding, call, deadline, hook)
+
+    def _execute(
+        self, prepared: _Plan, binding: Binding, call: Call, deadline: float, hook: Hook | None
+    ) -> Cause | None:
         plan, kernels = prepared.plan, prepared.launch.kernels
         buffers: Buffers = {**binding.buffers(), Buffer.SCRATCH: prepared.scratch}
         endpoint = self._open(prepared, call, deadline)
@@ -137,6 +149,7 @@ class EngineCarrier:
 
     def close(self) -> None:
         """Let go of what is shared, then of gloo."""
+        self.flight.close()
         if self._near is not None:
             self._near.close()
             self._near = None

@@ -21,6 +21,7 @@ from commlib.runtime.binding import Binding, Tensors, classify, shard_elements
 from commlib.runtime.carriers import Carrier, EngineCarrier, TableCarrier
 from commlib.runtime.cause import AFTER, Cause
 from commlib.runtime.engine import Hook
+from commlib.runtime.flight import FlightRecord
 from commlib.runtime.forks import FORKED
 from commlib.runtime.gloo import GlooTransport
 from commlib.runtime.gloo_group import checked, keys_of, store_host
@@ -133,6 +134,14 @@ class Communicator:
     def hosts(self) -> tuple[int, ...]:
         """The host of each rank, counted from 0; empty before ranks have connected, and with transport "gloo"."""
         return self._state.hosts.numbers
+
+    def flight(self, last: int | None = None) -> FlightRecord:
+        """The last calls of this rank, with algorithm, bytes, state and times; see ``commlib.runtime.flight``.
+
+        On one host those over shared memory, which are all that a table can express.
+        """
+        table = self._state.table
+        return self._engine.flight.record(last) if table is None else table.session.flight(last)
 
     @property
     def monitor(self) -> Monitor:

@@ -77,7 +77,7 @@ class FarLine:
         """Begin to send the first piece, and then ``rest`` bytes from where the request has them."""
         self._unsent[request] = None
         try:
-            works = [self._group.send([torch.from_numpy(first)], self._peer, TAG)]
+            works = [self._group.send([_tensor_at(int(first.ctypes.data), len(first))], self._peer, TAG)]
             if rest:
                 works.append(self._group.send([_tensor_at(request.address, rest)], self._peer, TAG))
         except RuntimeError as error:

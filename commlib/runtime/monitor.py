@@ -129,6 +129,12 @@ class Monitor:
         host = "rank 0, unless a launcher hosts it, has stopped"
         return Cause("stopped", 0, f"the group's store has not answered for {silent:.1f} s: {host}", self.rank)
 
+    def waits(self) -> str:
+        """Which ranks this one waits for in a call that makes no progress, in words; empty if it does not."""
+        status = self._status
+        stuck = self._stuck and status.state == "running"
+        return f"for rank {', '.join(map(str, status.waits_for))}" if stuck and status.waits_for else ""
+
     def moved(self) -> None:
         """This rank makes progress again."""
         if self._stuck:

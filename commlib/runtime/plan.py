@@ -97,6 +97,13 @@ class RankPlan:
     message_elements: int
 
 
+def moved(plan: RankPlan) -> int:
+    """How many elements the steps of a rank move in a launch, sent, received or copied."""
+    steps = [step for block in plan.blocks for step in block.steps]
+    one_sided = (each.length for step in steps if step.one_sided for tile in step.one_sided.tiles for each in tile)
+    return sum(move.length for step in steps for tile in step.tiles for move in tile) + sum(one_sided)
+
+
 class Tiling(NamedTuple):
     """How a launch is cut: in ``tiles`` tiles of at most ``width`` elements of each chunk, the same on every rank."""
 

@@ -312,15 +312,15 @@ def core_of(group: Any = None) -> Core:
 
 
 def flight_record(group: Any = None, last: int | None = None) -> Any:
-    """The last calls of a group on one host (default: the world): a ``FlightRecord`` with ``text()`` and ``json()``.
+    """The last calls of a group (default: the world): a ``FlightRecord`` with ``text()`` and ``json()``.
 
     Raises:
-        SpecError: no group of this backend, or one that does not share memory.
+        SpecError: no group of this backend, or one of one rank.
     """
     found = c10d._get_default_group() if group is None else group
-    if not isinstance(found, CommlibGroup) or found._opened.session is None:
-        raise TorchSpecError("only commlib groups whose ranks share memory keep a flight record")
-    return found._opened.session.flight(last)
+    if not isinstance(found, CommlibGroup):
+        raise TorchSpecError(f"{type(found).__name__} is no group of the backend commlib")
+    return found._opened.flight(last)
 
 
 def _listed(outputs: Any, ranks: int) -> Any:

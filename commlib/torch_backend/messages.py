@@ -14,6 +14,7 @@ import torch
 from commlib.collectives import Placement
 from commlib.ir.algorithm import Algorithm
 from commlib.runtime.communicator import LONGEST, Communicator
+from commlib.runtime.flight import FlightRecord
 from commlib.torch_backend.choice import Choice, Situation, choose
 from commlib.torch_backend.compat import c10d
 from commlib.torch_backend.request import Request
@@ -127,6 +128,10 @@ class MessageRunner:
             timeout=timeout,
             text=request.text(prepared.algorithm.name),
         )
+
+    def flight(self, last: int | None = None) -> FlightRecord:
+        """The last calls."""
+        return self._communicator.flight(last)
 
     def replay(self, prepared: _Prepared, input: Line, output: Line, timeout: float) -> Callable[[], object] | None:  # noqa: ARG002
         """None: a Communicator has no replay."""

@@ -12,6 +12,7 @@ import torch
 from torch.distributed import Work
 
 from commlib.runtime.communicator import LONGEST
+from commlib.runtime.flight import FlightRecord
 from commlib.runtime.mixed_messages import MixedP2P
 from commlib.runtime.shm.near import Near
 from commlib.runtime.shm.options import ShmOptions, ShmUnavailable
@@ -44,6 +45,18 @@ class Opened:
         self.store, self.rank, self.ranks, self.runner, self.session = store, rank, ranks, runner, session
         self._messages = messages
         self._splits = 0
+
+    def flight(self, last: int | None = None) -> FlightRecord:
+        """The last calls of this rank.
+
+        Raises:
+            SpecError: a group of one rank keeps none.
+        """
+        if self.session is not None:
+            return self.session.flight(last)
+        if isinstance(self.runner, MessageRunner):
+            return self.runner.flight(last)
+        raise TorchSpecError("a group of one rank keeps no flight record")
 
     def send(self, tensor: torch.Tensor, peer: int, tag: int, timeout: float) -> Work:
         """Begin to send a tensor of any strides."""
