@@ -119,9 +119,13 @@ def test_all_reduce_of_every_shape(transport):
 def moves(rank: int) -> dict[str, object]:
     """One call of each collective that moves or scatters; what this rank holds afterwards."""
     warnings.simplefilter("ignore")
+    return {**gathers(rank), **scatters(rank), **exchanges(rank), **rooted(rank), **others(rank)}
+
+
+def gathers(rank: int) -> dict[str, object]:
+    """Everything to everyone."""
     n, got = dist.get_world_size(), {}
     mine = torch.tensor([rank, 10.0 * rank])
-
     listed = [torch.zeros(2) for _ in range(n)]
     dist.all_gather(listed, mine)
     got["all_gather"] = [t.tolist() for t in listed]
@@ -138,7 +142,12 @@ def moves(rank: int) -> dict[str, object]:
     coalesced = [[torch.zeros(1), torch.zeros(2)] for _ in range(n)]
     dist.all_gather_coalesced(coalesced, [torch.full((1,), rank + 1.0), torch.full((2,), rank + 2.0)])
     got["all_gather_coalesced"] = [[t.tolist() for t in row] for row in coalesced]
+    return got
 
+
+def scatters(rank: int) -> dict[str, object]:
+    """Sums and maxima, each rank its part."""
+    n, got = dist.get_world_size(), {}
     given = torch.arange(2.0 * n) + rank
     out = torch.zeros(2)
     dist.reduce_scatter_tensor(out, given)
@@ -150,7 +159,12 @@ def moves(rank: int) -> dict[str, object]:
     got["reduce_scatter uneven"] = part.tolist()
     dist.reduce_scatter_tensor(given[2 * rank : 2 * rank + 2], given)
     got["reduce_scatter in its input"] = given[2 * rank : 2 * rank + 2].tolist()
+    return got
 
+
+def exchanges(rank: int) -> dict[str, object]:
+    """From each rank to each."""
+    n, got = dist.get_world_size(), {}
     swapped = torch.zeros(n)
     dist.all_to_all_single(swapped, torch.arange(float(n)) + 10 * rank)
     got["all_to_all_single"] = swapped.tolist()
@@ -161,7 +175,13 @@ def moves(rank: int) -> dict[str, object]:
     outs = [torch.zeros(rank + s) for s in range(n)]
     dist.all_to_all(outs, [torch.full((d + rank,), 10.0 * rank + d) for d in range(n)])
     got["all_to_all"] = [t.tolist() for t in outs]
+    return got
 
+
+def rooted(rank: int) -> dict[str, object]:
+    """From or to one rank."""
+    n, got = dist.get_world_size(), {}
+    mine = torch.tensor([rank, 10.0 * rank])
     told = torch.full((5,), float(rank))
     dist.broadcast(told, 1)
     got["broadcast"] = told.tolist()
@@ -174,6 +194,12 @@ def moves(rank: int) -> dict[str, object]:
     shard = torch.zeros(2)
     dist.scatter(shard, [torch.full((2,), float(r)) for r in range(n)] if rank == 0 else None, src=0)
     got["scatter"] = shard.tolist()
+    return got
+
+
+def others(rank: int) -> dict[str, object]:
+    """Bytes, objects, sparse tensors, and barriers."""
+    n, got = dist.get_world_size(), {}
     eight = torch.zeros(n, dtype=torch.float8_e5m2)
     dist.all_gather_into_tensor(eight, torch.tensor([rank + 1.0]).to(torch.float8_e5m2))
     got["float8"] = eight.float().tolist()
