@@ -159,6 +159,7 @@ class Regions:
         try:
             mapping = Mapping(descriptor, size)
             mapping.populate(0, size)
+            mapping.enlarge_pages(0, size)
             self._share(execute, self._make(mapping.address, size, mapping), descriptor)
         finally:
             os.close(descriptor)

@@ -98,3 +98,4 @@ def touch(mapping: Mapping, layout: SegmentLayout) -> None:
     """Have control area and lanes in memory: the first touch of a page is slow."""
     if not mapping.populate(0, layout.fifo(0, 0)):
         np.asarray(mapping)[: layout.fifo(0, 0) : PAGE] = 0
+    mapping.enlarge_pages(0, layout.fifo(0, 0))
