@@ -43,14 +43,15 @@ def test_python_blocks(code, tmp_path):
 
 @pytest.mark.parametrize("code", blocks("console"))
 def test_console_blocks(code, tmp_path):
-    """Run after the python blocks of the same page, whose files they use."""
+    """Run after those python blocks of the same page that name the files they use."""
     (page,) = [page for page in PAGES if code in page.read_text()]
-    for language, block in BLOCK.findall(page.read_text().split(code)[0]):
-        if language == "python":
-            (tmp_path / "block.py").write_text(block)
-            run([sys.executable, "block.py"], tmp_path)
     commands = [line[2:] for line in code.splitlines() if line.startswith("$ ")]
     assert commands
+    files = {word for command in commands for word in command.split() if "." in word}
+    for language, block in BLOCK.findall(page.read_text().split(code)[0]):
+        if language == "python" and any(file in block for file in files):
+            (tmp_path / "block.py").write_text(block)
+            run([sys.executable, "block.py"], tmp_path)
     for command in commands:
         program, *arguments = command.split()
         assert program in ("commlib", "synth")
