@@ -38,6 +38,16 @@ WIDE = {torch.uint16: torch.int64, torch.uint32: torch.int64, torch.uint64: torc
 """Types that torch itself can hardly compute with: small values, computed wider."""
 
 
+@pytest.fixture(scope="module", params=TRANSPORTS)
+def done(request):
+    """What each of three ranks found; one launch for a transport, because groups take longer to make than to use."""
+    return run_on(3, everything, transport=request.param)
+
+
+def everything(rank: int) -> dict[str, object]:
+    return {"reductions": reductions(rank), "shapes": shapes(rank), "moves": moves(rank)}
+
+
 def values(rank: int, size: int, dtype: torch.dtype) -> torch.Tensor:
     """Small numbers that are exact in every type, and in every order of adding."""
     numbers = (torch.arange(size, dtype=torch.int64) * 7 + 3 * rank) % 3 + 1
@@ -68,9 +78,8 @@ def reductions(rank: int) -> list[str]:
     return wrong
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
-def test_all_reduce_of_every_type_and_reduction(transport):
-    assert run_on(3, reductions, transport=transport) == [[]] * 3
+def test_all_reduce_of_every_type_and_reduction(done):
+    assert [each["reductions"] for each in done] == [[]] * 3
 
 
 def shapes(rank: int) -> list[str]:
@@ -111,9 +120,8 @@ def shapes(rank: int) -> list[str]:
     return wrong
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
-def test_all_reduce_of_every_shape(transport):
-    assert run_on(3, shapes, transport=transport) == [[]] * 3
+def test_all_reduce_of_every_shape(done):
+    assert [each["shapes"] for each in done] == [[]] * 3
 
 
 def moves(rank: int) -> dict[str, object]:
@@ -219,10 +227,9 @@ def others(rank: int) -> dict[str, object]:
     return got
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
-def test_moving_collectives(transport):
-    n = 3
-    for rank, got in enumerate(run_on(n, moves, transport=transport)):
+def test_moving_collectives(done):
+    n = len(done)
+    for rank, got in enumerate(each["moves"] for each in done):
         each = [[float(r), 10.0 * r] for r in range(n)]
         assert got["all_gather"] == got["all_gather_into_tensor"] == each
         assert got["all_gather uneven"] == [[float(r)] * (r + 1) for r in range(n)]
