@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 
 logger = logging.getLogger("commlib")
+Say = Callable[[int, str], None]
+"""Takes a message with its level, as ``logger.log`` does."""
 LEVELS = {"WARN": logging.WARNING, "INFO": logging.INFO, "DEBUG": logging.DEBUG}
 
 
@@ -34,3 +37,34 @@ def obey_environment() -> None:
     logger.addHandler(handler)
     logger.setLevel(level)
     logger.propagate = False
+
+
+def one_line(name: str, text: str) -> str:
+    """A text in which a file's name, which may hold any character, stands with escapes for those that do not print."""
+    return text.replace(name, repr(name)[1:-1])
+
+
+class Complaints:
+    """Messages that wait until it is known who tells them: ranks that read the same files would all say the same.
+
+    Each text is taken once.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[int, str]] = []
+        self._taken: set[str] = set()
+
+    def add(self, level: int, text: str) -> None:
+        """Keep a message until ``tell``, if there was none like it."""
+        if text not in self._taken:
+            self._taken.add(text)
+            self._waiting.append((level, text))
+
+    def tell(self, rank: int, alike: bool = True) -> None:
+        """Say what waits: on rank 0 for all, where the ranks were found to be ``alike``; else each for itself."""
+        waiting, self._waiting = self._waiting, []
+        for level, text in waiting:
+            if not alike:
+                logger.log(level, "rank %d: %s", rank, text)
+            elif rank == 0:
+                logger.log(level, "%s", text)

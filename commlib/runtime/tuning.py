@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 from commlib.errors import CommlibError
-from commlib.runtime.debug import logger
+from commlib.runtime.debug import Say, logger, one_line
 from commlib.runtime.registry import Registry, read_registry, this_machine
 
 VARIABLE = "COMMLIB_TUNING"
@@ -22,19 +23,20 @@ def tuning_file() -> Path:
     return folder / "tuning" / "tuning.json"
 
 
-def load_tuning(native: bool) -> Registry | None:
-    """The table, if there is one that can be read and is of this machine; else None, and a message says why."""
+def load_tuning(native: bool, say: Say = logger.log) -> Registry | None:
+    """The table, if there is one that can be read and is of this machine; else None, and ``say`` gets why."""
     path, asked = tuning_file(), bool(os.environ.get(VARIABLE))
     if not asked and not path.exists():
         return None
     try:
         table = read_registry(path)
     except CommlibError as error:
-        logger.warning("the table of algorithms is refused: %s: %s", type(error).__name__, error.message)
+        text = f"the table of algorithms is refused: {type(error).__name__}: {error.message}"
+        say(logging.WARNING, one_line(str(path), text))
         return None
     here = this_machine(native)
     if table.machine is not None and table.machine != here:
-        say = logger.warning if asked else logger.info
-        say("%s is not used: it was measured on %s, this is %s", path, table.machine, here)
+        level = logging.WARNING if asked else logging.INFO
+        say(level, one_line(str(path), f"{path} is not used: it was measured on {table.machine}, this is {here}"))
         return None
     return table

@@ -9,6 +9,7 @@ or is proved in no placement, is refused: a warning says why, and it is not look
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from commlib.collectives import ROOTED, Placement
 from commlib.errors import CommlibError, FormatError, SpecError, VerificationError
 from commlib.formats import load, xml_info
 from commlib.ir.algorithm import STEP_COLUMNS, TB_COLUMNS, Algorithm
-from commlib.runtime.debug import logger
+from commlib.runtime.debug import Say, logger, one_line
 from commlib.runtime.registry import Query, Range
 from commlib.verify import FIFO_DEPTH, require
 
@@ -106,7 +107,9 @@ class UserAlgorithms:
         refused: for each file that was refused, why.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, say: Say = logger.log) -> None:
+        """``say`` gets the warnings."""
+        self._say = say
         self._python: list[UserAlgorithm] = []
         self._files: dict[str, _File] = {}
         self._told: set[str] = set()
@@ -138,7 +141,7 @@ class UserAlgorithms:
             file = self._files.get(user.source)
             if file is not None:
                 file.found, file.refused = (), error
-            _warn(user.source, error)
+            self._warn(user.source, error)
             return False
         return True
 
@@ -169,10 +172,20 @@ class UserAlgorithms:
         before, files = self._files, {}
         for name in self._names():
             stamp, known = _stamp(name), before.get(name)
-            files[name] = known if known is not None and known.stamp == stamp else _read(name, stamp)
+            files[name] = known if known is not None and known.stamp == stamp else self._read(name, stamp)
         changed = list(files.items()) != list(before.items())
         self._files = files
         return changed
+
+    def _read(self, name: str, stamp: _Stamp | None) -> _File:
+        try:
+            return _File(stamp, load_user_algorithm(name))
+        except CommlibError as error:
+            self._warn(name, error)
+            return _File(stamp, refused=error)
+
+    def _warn(self, source: str, error: CommlibError) -> None:
+        self._say(logging.WARNING, one_line(source, f"{source} is refused: {type(error).__name__}: {error.message}"))
 
     def _names(self) -> list[str]:
         """All files that the environment names, each once."""
@@ -189,7 +202,7 @@ class UserAlgorithms:
         except (OSError, ValueError) as error:
             if folder not in self._told:
                 self._told.add(folder)
-                logger.warning("%s=%s cannot be read: %s", variable, folder, error)
+                self._say(logging.WARNING, one_line(folder, f"{variable}={folder} cannot be read: {error}"))
             return []
         return [os.path.join(folder, name) for name in names[:MAX_FILES]]
 
@@ -268,15 +281,3 @@ def _stamp(name: str) -> _Stamp | None:
     except (OSError, ValueError):
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _read(name: str, stamp: _Stamp | None) -> _File:
-    try:
-        return _File(stamp, load_user_algorithm(name))
-    except CommlibError as error:
-        _warn(name, error)
-        return _File(stamp, refused=error)
-
-
-def _warn(source: str, error: CommlibError) -> None:
-    logger.warning("%s is refused: %s: %s", source, type(error).__name__, error.message)

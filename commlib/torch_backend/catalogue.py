@@ -11,7 +11,7 @@ from typing import Protocol
 from commlib.collectives import Placement
 from commlib.errors import SpecError
 from commlib.ir.algorithm import Algorithm
-from commlib.runtime.debug import obey_environment
+from commlib.runtime.debug import Complaints, obey_environment
 from commlib.runtime.defaults import DEFAULTS
 from commlib.runtime.registry import Range, Registry
 from commlib.runtime.shm.load import native_is_built
@@ -27,14 +27,27 @@ class Forgetful(Protocol):
 
 
 class Catalogue:
-    """User algorithms and tables. ``lock`` is held while they are looked at or changed."""
+    """User algorithms and tables. ``lock`` is held while they are looked at or changed.
+
+    ``complaints``: what is wrong with them, told at the next choice.
+    """
 
     def __init__(self) -> None:
         obey_environment()
         self.lock = threading.RLock()
-        self.users = UserAlgorithms()
-        self._tuning = load_tuning(native_is_built())
+        self.complaints = Complaints()
+        self.users = UserAlgorithms(self.complaints.add)
+        self._read_table()
         self._groups: weakref.WeakSet[Forgetful] = weakref.WeakSet()
+
+    def _read_table(self) -> None:
+        self._refused = False
+
+        def say(level: int, text: str) -> None:
+            self._refused = True
+            self.complaints.add(level, text)
+
+        self._tuning = load_tuning(native_is_built(), say)
 
     @property
     def tables(self) -> tuple[Registry, ...]:
@@ -43,8 +56,8 @@ class Catalogue:
 
     @property
     def active(self) -> bool:
-        """Whether there is more than the defaults, so that ranks might differ."""
-        return self._tuning is not None or self.users.active
+        """Whether there is more than the defaults, or would be but for what was refused, so that ranks might differ."""
+        return self._tuning is not None or self._refused or self.users.active
 
     def subscribe(self, group: Forgetful) -> None:
         """Have a group choose anew when something is added, removed or loaded again."""
@@ -57,7 +70,7 @@ class Catalogue:
     def reload(self) -> None:
         """Read the table and the files again, and have all groups choose anew."""
         with self.lock:
-            self._tuning = load_tuning(native_is_built())
+            self._read_table()
             self.users.refresh()
             self.forget()
 

@@ -21,7 +21,7 @@ from typing import TypeVar
 from commlib.algorithms import DirectEntry, Entry, build, entry_of
 from commlib.errors import CommlibError, SpecError, VerificationError
 from commlib.ir.algorithm import Algorithm
-from commlib.runtime.debug import logger
+from commlib.runtime.debug import logger, one_line
 from commlib.runtime.defaults import DEFAULTS
 from commlib.runtime.onesided import refuse_unreachable
 from commlib.runtime.registry import Query, Registry, Row
@@ -152,7 +152,7 @@ def _of_row(
     table: Registry, number: int, row: Row, request: Request, situation: Situation, passed: list[str]
 ) -> Candidate | None:
     """What a row names: of the library, or a user's by its name."""
-    why = f"row {number} of {table.source}" + (f": {row.note}" if row.note else "")
+    why = f"row {number} of {one_line(table.source, table.source)}" + (f": {row.note}" if row.note else "")
     entry = _entry(row.algorithm, row.collective)
     if entry is None:
         return _named(row, why, request, situation, passed)
@@ -166,10 +166,30 @@ def _of_row(
 
 def _named(row: Row, why: str, request: Request, situation: Situation, passed: list[str]) -> Candidate | None:
     query = query_of(request, situation)
-    for user in catalogue().users:
-        if user.algorithm.name == row.algorithm and user.fits(query, request.root):
+    named = [user for user in catalogue().users if user.algorithm.name == row.algorithm]
+    for user in named:
+        if user.fits(query, request.root):
             return _of_user(user, query, situation, passed, why)
-    passed.append(f"{why} names {row.algorithm}, which there is not")
+    if named:
+        passed.append(f"{why} names {row.algorithm}, which is for other calls")
+    else:
+        _wrong(passed, f"{why} names {row.algorithm!r}, which is no algorithm of {row.collective}, nor a user's")
+    return None
+
+
+def _wrong(passed: list[str], text: str) -> None:
+    """What is passed over because a table is wrong, of which its owner is warned."""
+    passed.append(text)
+    catalogue().complaints.add(logging.WARNING, f"{text}; the next choice is taken")
+
+
+def _unreachable(choice: Choice) -> str | None:
+    """What is wrong with the way in which a program is to get at other ranks' tensors."""
+    reads, writes = choice.algorithm.touches_peers_tensors
+    if choice.reach is None and (reads or writes):
+        return 'works on other ranks\' tensors, for which the row must say "reach": "registered"'
+    if choice.reach == READV and writes:
+        return 'writes to other ranks\' tensors, which "reach": "readv" cannot'
     return None
 
 
@@ -215,6 +235,10 @@ def choose(request: Request, situation: Situation, attempt: Callable[[Choice], T
     refused: CommlibError | None = None
     for candidate in found:
         choice = Choice(candidate.make(), candidate.reach, candidate.why)
+        trouble = _unreachable(choice)
+        if trouble is not None:
+            _wrong(passed, f"{choice.why} names {choice.algorithm.name}, which {trouble}")
+            continue
         try:
             made = attempt(choice)
         except (NotTabulable, VerificationError) as error:
@@ -222,8 +246,10 @@ def choose(request: Request, situation: Situation, attempt: Callable[[Choice], T
             passed.append(f"{choice.algorithm.name} ({choice.why}): {error.message.splitlines()[0]}")
             continue
         if agree is not None:
+            catalogue().complaints.tell(situation.rank)
             _tell(request, situation, choice, passed)
         return made
+    catalogue().complaints.tell(situation.rank)
     raise SpecError(f"no algorithm can run {request.text('-')}: {'; '.join(passed)}") from refused
 
 
@@ -241,6 +267,7 @@ def _agreed(request: Request, situation: Situation, passed: list[str], agree: Ag
         if len(set(theirs)) == 1:
             return found
         time.sleep(_PAUSE)
+    catalogue().complaints.tell(situation.rank, alike=False)
     raise _differ(theirs, found)
 
 

@@ -182,6 +182,72 @@ def test_the_table_of_this_machine_is_obeyed(tmp_path: Path, monkeypatch: pytest
         assert found == [["one_shot_allreduce"], ["one_shot_allreduce"], staged]
 
 
+def warned(_rank: int) -> list[Any]:
+    """What runs, and what this rank's log says."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    found = reduced(10) + reduced(20)
+    return [found, lines]
+
+
+def test_wrong_rows_are_passed_over_with_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "t.json"
+    monkeypatch.setenv("COMMLIB_TUNING", str(path))
+    rows = (
+        Row("allreduce", "shared"),
+        Row("allreduce", "shared", reach="readv"),
+        Row("allreduce", "stagged"),
+        Row("allreduce", "staged"),
+    )
+    write_registry(Registry(rows), path)
+    (first, told), (second, silent) = run_on(2, warned)
+    assert first == second == ["staged_allreduce"] * 2
+    assert silent == []
+    row, unknown = f"of {path} names", "'stagged', which is no algorithm of allreduce, nor a user's"
+    forgotten = (
+        'shared_allreduce, which works on other ranks\' tensors, for which the row must say "reach": "registered"'
+    )
+    written = 'shared_allreduce, which writes to other ranks\' tensors, which "reach": "readv" cannot'
+    expected = [f"row 3 {row} {unknown}", f"row 1 {row} {forgotten}", f"row 2 {row} {written}"]
+    if len(told) == 2:  # no process_vm_readv here: the row fits no call
+        del expected[2]
+    assert told == [f"{text}; the next choice is taken" for text in expected]
+
+
+def test_what_is_refused_is_told_once_and_by_each_rank_where_they_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMMLIB_TUNING", str(tmp_path / "t.json"))
+    monkeypatch.setenv("MSCCL_XML_FILES", str(tmp_path / "two\nlines.xml"))
+    (tmp_path / "t.json").write_text("damaged")
+    (first, told), (second, silent) = run_on(2, warned)
+    assert first == second == ["one_shot_allreduce"] * 2
+    assert silent == []
+    assert [text.split(": ")[:2] for text in told] == [
+        ["the table of algorithms is refused", "FormatError"],
+        [f"{tmp_path}/two\\nlines.xml is refused", "FormatError"],
+    ]
+    assert not any("\n" in text for text in told)
+    assert run_on(2, one_table_is_damaged, str(tmp_path)) == [[], ["rank 1: the table of algorithms is refused"]]
+
+
+def one_table_is_damaged(rank: int, folder: str) -> list[str]:
+    del os.environ["MSCCL_XML_FILES"]
+    os.environ["COMMLIB_TUNING"] = f"{folder}/{rank}.json"
+    if rank == 0:
+        write_registry(Registry((Row("allreduce", "staged"),)), f"{folder}/0.json")
+    catalogue._made.cache_clear()
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    with pytest.raises(RuntimeError, match="would choose from different algorithms"):
+        reduced(10)
+    return [line.split(": FormatError")[0] for line in lines]
+
+
 # The choice itself, without processes
 
 
