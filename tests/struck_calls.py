@@ -7,7 +7,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from backend_ranks import gather_single
 
+scatter_single = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+"""As torch 2.13 names it."""
 Made = Callable[[Any, int, int, bool], bool]
 """Of a group, the elements of all shards together, a number that the values depend on, and whether asynchronously."""
 
@@ -47,14 +50,14 @@ def queued(group: Any, size: int, call: int, asynchronous: bool) -> bool:  # noq
 def allgather(group: Any, size: int, call: int, asynchronous: bool) -> bool:
     rank, ranks, shard = _shards(group, size)
     output, given = torch.empty(ranks * shard, dtype=torch.int64), torch.full((shard,), rank + call)
-    _done(dist.all_gather_into_tensor(output, given, group=group, async_op=asynchronous))
+    _done(gather_single(output, given, group=group, async_op=asynchronous))
     return bool(torch.equal(output, _whole(ranks).repeat_interleave(shard) + call))
 
 
 def reducescatter(group: Any, size: int, call: int, asynchronous: bool) -> bool:
     rank, ranks, shard = _shards(group, size)
     output, given = torch.empty(shard, dtype=torch.int64), _whole(ranks * shard) * (rank + 1) + call
-    _done(dist.reduce_scatter_tensor(output, given, group=group, async_op=asynchronous))
+    _done(scatter_single(output, given, group=group, async_op=asynchronous))
     wanted = _whole(ranks * shard)[rank * shard : (rank + 1) * shard] * (ranks * (ranks + 1) // 2) + ranks * call
     return bool(torch.equal(output, wanted))
 

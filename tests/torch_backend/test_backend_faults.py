@@ -12,7 +12,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -20,7 +20,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from fault_campaign import Strike, strike_in, strikes, traces
-from struck_calls import CALLS, allreduce, messages
+from struck_calls import CALLS, Made, allreduce, messages
 
 from commlib.errors import ExecutionError
 from commlib.runtime import launch, launch_outcomes
@@ -46,13 +46,8 @@ def _struck(rank: int, strike: Strike) -> dict[str, Any]:
     """Make calls until one fails; what it said, what the next says, and whether a new group of the rest works."""
     os.environ["COMMLIB_NATIVE"] = str(int(strike.native))
     group = _group()
-    chance, answer = random.Random(strike.seed), dict[str, Any](wrong=[])
-    warm = SIZES[: 1 + strike.seed % len(SIZES)]  # what comes after may be planned when the strike comes
-    assert all(call(group, size, 0, False) for call in CALLS for size in warm)
-    if rank == strike.victim:
-        strike_in(strike.seconds, strike.number)
-    for number in range(1_000_000):
-        call, size, asynchronous = chance.choice(CALLS), chance.choice(SIZES), chance.random() < 0.3
+    answer = dict[str, Any](wrong=[])
+    for number, (call, size, asynchronous) in enumerate(_calls(strike, rank)):
         begun = time.monotonic()
         try:
             if not call(group, size, number, asynchronous):
@@ -68,6 +63,19 @@ def _struck(rank: int, strike: Strike) -> dict[str, Any]:
     rest = _group([other for other in range(strike.ranks) if other != strike.victim], PATIENCE)
     answer["again"] = all(call(rest, 100, 1, False) for call in CALLS if strike.ranks > 2 or call is not messages)
     return answer
+
+
+def _calls(strike: Strike, rank: int) -> Iterator[tuple[Made, int, bool]]:
+    """All kinds in some sizes, and then at random, the same on all ranks; what is of another size is planned yet.
+
+    The victim's time begins when it is through with the first ones; others may still be in them.
+    """
+    yield from ((call, size, False) for call in CALLS for size in SIZES[: 1 + strike.seed % len(SIZES)])
+    if rank == strike.victim:
+        strike_in(strike.seconds, strike.number)
+    chance = random.Random(strike.seed)
+    while True:
+        yield chance.choice(CALLS), chance.choice(SIZES), chance.random() < 0.3
 
 
 def _told(error: RuntimeError) -> dict[str, Any]:
