@@ -148,6 +148,7 @@ class MixedP2P(P2P):
         self._mixed_watch.close()
         for line in self._far.values():
             line.close()
+        self._far = {}  # lines and this refer to each other: connections go without a garbage collection
 
     def irecv(
         self, address: int, size: int, peer: int | None = None, tag: int = 0, kind: int = 0, keep: Any = None

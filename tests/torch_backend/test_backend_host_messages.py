@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -17,6 +19,7 @@ import torch.distributed as dist
 import commlib.torch_backend  # noqa: F401 (loaded once, before ranks are forked)
 from commlib.errors import DeadlineError, MismatchError, PeerFailedError
 from commlib.runtime.launcher import launch, launch_outcomes
+from commlib.torch_backend.compat import WORKS_LIVE
 
 LAYOUTS = ([0, 0, 1, 1], [0, 0, 0, 1], [0, 1, 2, 2])
 BIG = 3000
@@ -230,3 +233,31 @@ def test_a_wait_ends_at_its_timeout() -> None:
         assert f"a receive from rank {peer} (tag 8)" in text
         assert named == peer
         assert 0.3 < seconds < 1.0
+
+
+def _in_passing(rank: int) -> list[tuple[int, int]]:
+    """Groups that end while rank 0 still has a receive from any rank that nobody serves: (threads, descriptors)."""
+    seen = []
+    dist.barrier()
+    for _ in range(3):
+        group = dist.new_group()
+        if rank == 0:
+            for _ in range(3):
+                dist.recv(torch.zeros(1), group=group)
+            dist.irecv(torch.zeros(1), group=group)
+            dist.destroy_process_group(group)
+        else:
+            dist.send(torch.ones(1), 0, group=group)
+            dist.destroy_process_group(group)
+        del group
+        gc.collect()
+        seen.append((threading.active_count(), len(os.listdir("/proc/self/fd"))))
+        dist.barrier()
+    return seen
+
+
+def test_groups_leave_no_threads_and_descriptors() -> None:
+    for seen in launch(_on_host, 4, ([0, 0, 1, 1], _in_passing), 40):
+        assert seen[0][0] >= seen[2][0]
+        if WORKS_LIVE:  # torch 2.6 keeps more of a group
+            assert seen[0][1] >= seen[2][1]
