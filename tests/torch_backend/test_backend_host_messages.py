@@ -237,19 +237,20 @@ def test_a_wait_ends_at_its_timeout() -> None:
 
 def _in_passing(rank: int) -> list[tuple[int, int]]:
     """Groups that end while rank 0 still has a receive from any rank that nobody serves: (threads, descriptors)."""
-    seen = []
+    seen, kept = [], list[Any]()
     dist.barrier()
-    for _ in range(3):
+    for _ in range(6):
         group = dist.new_group()
         if rank == 0:
             for _ in range(3):
                 dist.recv(torch.zeros(1), group=group)
-            dist.irecv(torch.zeros(1), group=group)
+            kept.append(dist.irecv(torch.zeros(1), group=group))
             dist.destroy_process_group(group)
         else:
             dist.send(torch.ones(1), 0, group=group)
             dist.destroy_process_group(group)
         del group
+        kept.clear()
         gc.collect()
         seen.append((threading.active_count(), len(os.listdir("/proc/self/fd"))))
         dist.barrier()
@@ -258,6 +259,7 @@ def _in_passing(rank: int) -> list[tuple[int, int]]:
 
 def test_groups_leave_no_threads_and_descriptors() -> None:
     for seen in launch(_on_host, 4, ([0, 0, 1, 1], _in_passing), 40):
-        assert seen[0][0] >= seen[2][0]
-        if WORKS_LIVE:  # torch 2.6 keeps more of a group
-            assert seen[0][1] >= seen[2][1]
+        threads, descriptors = zip(*seen, strict=True)
+        assert min(threads[3:]) <= max(threads[:3])  # other threads come and go
+        if WORKS_LIVE:  # torch 2.6 keeps groups of which a receive was never waited for
+            assert min(descriptors[3:]) <= max(descriptors[:3])
