@@ -261,5 +261,5 @@ def test_groups_leave_no_threads_and_descriptors() -> None:
     for seen in launch(_on_host, 4, ([0, 0, 1, 1], _in_passing), 40):
         threads, descriptors = zip(*seen, strict=True)
         assert min(threads[3:]) <= max(threads[:3])  # other threads come and go
-        if WORKS_LIVE:  # torch 2.6 keeps groups of which a receive was never waited for
+        if WORKS_LIVE:  # on torch 2.6 they pile up with messages over gloo alone, too
             assert min(descriptors[3:]) <= max(descriptors[:3])
