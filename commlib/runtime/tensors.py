@@ -114,7 +114,10 @@ def check_writable(tensor: torch.Tensor, what: str) -> None:
         SpecError: they do.
     """
     if not tensor.is_contiguous() and _shares(tensor):
-        raise SpecError(f"elements of the {what} share memory (an expanded tensor?): nothing can be written there")
+        raise SpecError(
+            f"elements of the {what} share memory (an expanded tensor?), so that no result can be written there: pass "
+            "a copy, tensor.contiguous(), and take the result from it"
+        )
 
 
 def _shares(tensor: torch.Tensor) -> bool:

@@ -66,24 +66,49 @@ def hand_over(kind: type[Any]) -> None:
     torch.distributed.monitored_barrier = monitored
 
 
-def monitored_barrier(store: Any, rank: int, ranks: int, number: int, timeout: float, wait_all: bool) -> None:
-    """Wait for all ranks; ``number`` tells one barrier of the group from another.
+class MonitoredBarrier:
+    """The monitored barriers of one group, through its store.
 
-    Raises:
-        DeadlineError: on rank 0, naming the first rank (``wait_all``: every rank) that did not come in time.
-        PeerFailedError: on the others: rank 0 gave up, or did not answer.
+    Rank 0 takes away what others said, and its answers once all have come to a later barrier; a rank that came after
+    rank 0 had given up takes away what it said itself. So one key stays in the store, however many were passed.
     """
-    prefix = f"barrier/{number}"
-    if rank != 0:
-        store.set(f"{prefix}/{rank}", "here")
-        _await_answer(store, rank, f"{prefix}/answer", timeout)
-        return
-    if timeout <= 0:
-        raise DeadlineError("Rank 0 timed out in monitoredBarrier: it was given no time", rank=0)
-    missing = _absent(store, ranks, prefix, timeout, wait_all)
-    store.set(f"{prefix}/answer", "go" if not missing else ", ".join(map(str, missing)))
-    if missing:
-        raise DeadlineError(_missing(missing, wait_all, timeout), rank=0, peers=missing)
+
+    def __init__(self, store: Any, rank: int, ranks: int) -> None:
+        self._store, self._rank, self._ranks = store, rank, ranks
+        self._number = 0
+        self._answers: list[str] = []
+
+    def wait(self, timeout: float, wait_all: bool) -> None:
+        """Wait for all ranks; all call this equally often.
+
+        Raises:
+            DeadlineError: on rank 0, naming the first rank (``wait_all``: every rank) that did not come in time.
+            PeerFailedError: on the others: rank 0 gave up, or did not answer.
+        """
+        self._number += 1
+        prefix = f"barrier/{self._number}"
+        if self._rank == 0:
+            self._ask(prefix, timeout, wait_all)
+            return
+        self._store.set(f"{prefix}/{self._rank}", "here")
+        try:
+            _await_answer(self._store, self._rank, f"{prefix}/answer", timeout)
+        except PeerFailedError:
+            _delete(self._store, f"{prefix}/{self._rank}")
+            raise
+
+    def _ask(self, prefix: str, timeout: float, wait_all: bool) -> None:
+        if timeout <= 0:
+            raise DeadlineError("Rank 0 timed out in monitoredBarrier: it was given no time", rank=0)
+        missing = _absent(self._store, self._ranks, prefix, timeout, wait_all)
+        if not missing:  # all have read the answers before
+            for key in self._answers:
+                _delete(self._store, key)
+            self._answers.clear()
+        self._answers.append(f"{prefix}/answer")
+        self._store.set(self._answers[-1], "go" if not missing else ", ".join(map(str, missing)))
+        if missing:
+            raise DeadlineError(_missing(missing, wait_all, timeout), rank=0, peers=missing)
 
 
 def _absent(store: Any, ranks: int, prefix: str, timeout: float, wait_all: bool) -> list[int]:
@@ -96,9 +121,14 @@ def _absent(store: Any, ranks: int, prefix: str, timeout: float, wait_all: bool)
             if not wait_all:
                 break
     for other in set(range(1, ranks)) - set(missing):
-        with contextlib.suppress(RuntimeError):
-            store.delete_key(f"{prefix}/{other}")
+        _delete(store, f"{prefix}/{other}")
     return missing
+
+
+def _delete(store: Any, key: str) -> None:
+    """Some stores cannot."""
+    with contextlib.suppress(RuntimeError):
+        store.delete_key(key)
 
 
 def _came(store: Any, key: str, deadline: float) -> bool:

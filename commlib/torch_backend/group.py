@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch.distributed import Work
 
 from commlib.torch_backend import collectives as make
-from commlib.torch_backend.barriers import Barrier, hand_over, monitored_barrier
+from commlib.torch_backend.barriers import Barrier, MonitoredBarrier, hand_over
 from commlib.torch_backend.buckets import RepeatedTensors
 from commlib.torch_backend.collectives import first, in_turn
-from commlib.torch_backend.compat import c10d, is_async, options_of, reduction_of, seconds
+from commlib.torch_backend.compat import c10d, is_async, options_of, profiling, reduction_of, seconds
 from commlib.torch_backend.core import Core, Job
 from commlib.torch_backend.failures import TorchSpecError
 from commlib.torch_backend.identity import Identity
@@ -22,7 +22,7 @@ from commlib.torch_backend.options import Options, options_from
 from commlib.torch_backend.point_to_point import ManyWorks
 from commlib.torch_backend.replay import NOT_FOUND, Key, key_of_one, key_of_two
 from commlib.torch_backend.sparse import allreduce_sparse
-from commlib.torch_backend.work import DONE
+from commlib.torch_backend.work import DONE, PendingWork
 
 Tensor = torch.Tensor
 Tensors = Sequence[Tensor]
@@ -57,7 +57,7 @@ class CommlibGroup(Identity):
         self._opened = opened
         self._core = Core(opened.runner, given.group_rank, given.group_size, timeout, given.group_id)
         self._meet = Barrier(self._core)
-        self._barriers = 0
+        self._monitored = MonitoredBarrier(opened.store, given.group_rank, given.group_size)
         if chosen.register_buckets and opened.session is not None:
             self._core.buckets = RepeatedTensors()
         self._closer = weakref.finalize(self, _close, self._core, self._opened)
@@ -221,18 +221,26 @@ class CommlibGroup(Identity):
 
     def send(self, tensors: Any, dst: int, tag: int = 0) -> Work:
         """Begin to send a tensor."""
-        self._core.refuse()
-        return self._opened.send(first(tensors), dst, tag, self._core.timeout)
+        return self._message("send", lambda limit: self._opened.send(first(tensors), dst, tag, limit))
 
     def recv(self, tensors: Any, src: int, tag: int = 0) -> Work:
         """Begin to receive a tensor."""
-        self._core.refuse()
-        return self._opened.receive(first(tensors), src, tag, self._core.timeout)
+        return self._message("recv", lambda limit: self._opened.receive(first(tensors), src, tag, limit))
 
     def recv_anysource(self, tensors: Any, tag: int = 0) -> Work:
         """Begin to receive a tensor from any rank."""
+        return self._message("recv_anysource", lambda limit: self._opened.receive(first(tensors), None, tag, limit))
+
+    def _message(self, name: str, begin: Callable[[float], PendingWork]) -> Work:
+        """Begin a message, with a range of its name for the profiler that lasts until it is done."""
         self._core.refuse()
-        return self._opened.receive(first(tensors), None, tag, self._core.timeout)
+        if not profiling():
+            return begin(self._core.timeout)
+        span = torch.autograd.profiler.record_function(f"commlib:{name}")
+        with span:
+            work = begin(self._core.timeout)
+            span._call_end_callbacks_on_future(PendingWork.get_future(work))  # its own would wait for the message
+        return work
 
     # Order
 
@@ -251,13 +259,8 @@ class CommlibGroup(Identity):
 
     def monitored_barrier(self, timeout: Any = None, wait_all_ranks: bool = False) -> None:
         """Wait for all ranks; rank 0 names those that did not come."""
-        core, store, self._barriers = self._core, self._opened.store, self._barriers + 1
-        limit, number = core.timeout if timeout is None else max(0.0, seconds(timeout, 0.0)), self._barriers
-
-        def job(limit: float) -> None:
-            monitored_barrier(store, core.rank, core.ranks, number, limit, wait_all_ranks)
-
-        core.issue("monitored_barrier", job, False, limit)
+        limit = self._core.timeout if timeout is None else max(0.0, seconds(timeout, 0.0))
+        self._core.issue("monitored_barrier", lambda given: self._monitored.wait(given, wait_all_ranks), False, limit)
 
     def _start_coalescing(self, device: Any = None) -> None:  # noqa: ARG002
         self._core.coalescing = []

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch.distributed import Work
 
 from commlib.runtime.communicator import LONGEST
 from commlib.runtime.flight import FlightRecord
@@ -28,6 +27,7 @@ from commlib.torch_backend.point_to_point import GlooPointToPoint, PointToPoint
 from commlib.torch_backend.runner import Runner, SoloRunner
 from commlib.torch_backend.shared import SharedRunner
 from commlib.torch_backend.shared_messages import SharedPointToPoint
+from commlib.torch_backend.work import PendingWork
 
 
 class Opened:
@@ -58,12 +58,12 @@ class Opened:
             return self.runner.flight(last)
         raise TorchSpecError("a group of one rank keeps no flight record")
 
-    def send(self, tensor: torch.Tensor, peer: int, tag: int, timeout: float) -> Work:
+    def send(self, tensor: torch.Tensor, peer: int, tag: int, timeout: float) -> PendingWork:
         """Begin to send a tensor of any strides."""
         check(tensor, "tensor to send", False)
         return self._with(peer, tag).send(plain(tensor).view(-1), peer, tag, timeout)
 
-    def receive(self, tensor: torch.Tensor, peer: int | None, tag: int, timeout: float) -> Work:
+    def receive(self, tensor: torch.Tensor, peer: int | None, tag: int, timeout: float) -> PendingWork:
         """Begin to receive a tensor of any strides."""
         check(tensor, "tensor to receive", True)
         messages = self._with(peer, tag)

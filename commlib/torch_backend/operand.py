@@ -15,8 +15,15 @@ REDUCIBLE = frozenset(DTYPES.values())
 _SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
 
 
+KEPT = 64 << 20
+"""Bytes of a room that are kept after a call."""
+
+
 class Rooms:
-    """Memory to stage tensors in, kept between calls: fresh memory costs more than a copy."""
+    """Memory to stage tensors in, kept between calls: fresh memory costs more than a copy.
+
+    What exceeds ``KEPT`` bytes goes with the call that needs it: a group may live long.
+    """
 
     def __init__(self) -> None:
         self._rooms: dict[str, torch.Tensor] = {}
@@ -25,6 +32,8 @@ class Rooms:
         """A line for one of the two roles of a call, "input" or "output"; what it holds is undefined."""
         size = elements * dtype.itemsize
         room = self._rooms.get(role)
+        if size > KEPT:
+            return torch.empty(elements, dtype=dtype)
         if room is None or room.numel() < size:
             room = torch.empty(max(4096, 1 << (size - 1).bit_length()), dtype=torch.uint8)
             self._rooms[role] = room

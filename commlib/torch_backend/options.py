@@ -22,8 +22,9 @@ class Options:
     Args:
         transport: "auto" takes shared memory for a group on one host and else gloo; "shm" refuses what "auto" would
             do with gloo; "gloo" takes gloo even on one host. Default: COMMLIB_TRANSPORT, else "auto".
-        register_buckets: move the buckets of DistributedDataParallel (and every other large tensor that is reduced
-            again and again) to shared memory, where other ranks read them in place.
+        register_buckets: move the buckets of DistributedDataParallel (and every other large, flat tensor with a
+            storage of its own that is reduced again and again with ``async_op=True``) to shared memory, where other
+            ranks read them in place; whatever has a bucket's raw address is parted from it.
         shm: a ``commlib.runtime.shm.session.ShmOptions``, or None for its defaults.
 
     Raises:
@@ -48,5 +49,7 @@ def options_from(given: Any) -> Options:
     if given is None:
         return Options()
     if not isinstance(given, Options):
-        raise SpecError(f"pg_options is a {type(given).__name__}, not a commlib.torch_backend.Options")
+        raise SpecError(
+            f"pg_options must be commlib.torch_backend.Options (or None), not of type {type(given).__name__}"
+        )
     return given

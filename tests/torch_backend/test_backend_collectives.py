@@ -282,7 +282,8 @@ def test_wrong_arguments_are_refused_in_words():
     for told in run_on(2, refusals):
         assert told == [
             "TorchSpecError: allgather: the output has 3 elements, not 2",
-            "TorchSpecError: elements of the output share memory (an expanded tensor?): nothing can be written there",
+            "TorchSpecError: elements of the output share memory (an expanded tensor?), so that no result can be "
+            "written there: pass a copy, tensor.contiguous(), and take the result from it",
             "NotImplementedError: band is not defined on torch.float32",
             "NotImplementedError: tensors of torch.float8_e5m2 can be moved, but not reduced",
             "TorchSpecError: all_to_all: 3 elements cannot be split evenly among 2 ranks",

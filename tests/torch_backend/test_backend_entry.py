@@ -70,7 +70,7 @@ def test_options_are_checked():
     assert options_from(None).transport in ("auto", os.environ.get("COMMLIB_TRANSPORT"))
     with pytest.raises(SpecError, match="no transport is called 'pigeon'; there are auto, shm, gloo"):
         Options(transport="pigeon")
-    with pytest.raises(SpecError, match="pg_options is a dict, not a commlib"):
+    with pytest.raises(SpecError, match=r"pg_options must be commlib.*, not of type dict"):
         options_from({})
 
 

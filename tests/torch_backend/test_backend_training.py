@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import pytest
 import torch
 import torch.distributed as dist
 from backend_ranks import gather_single, run_on
@@ -159,7 +160,7 @@ def test_sharded_training_and_functional_collectives():
         assert got["coalesced"] == [1.0, 3.0, 5.0], rank
 
 
-def profiled(_rank: int) -> list[str]:
+def profiled(rank: int) -> list[str]:
     """The ranges that the profiler sees."""
     with torch.profiler.profile() as profile:
         tensor = torch.ones(100)
@@ -168,9 +169,17 @@ def profiled(_rank: int) -> list[str]:
         dist.all_reduce(tensor, async_op=True).wait()
         dist.broadcast(tensor, 0)
         dist.barrier()
+        if rank == 0:
+            dist.send(tensor, 1)
+            dist.isend(tensor, 1).wait()
+        else:
+            dist.recv(tensor, 0)
+            dist.recv(tensor)
     return sorted(event.name for event in profile.events() if event.name.startswith("commlib:"))
 
 
-def test_the_profiler_shows_collectives_by_name():
+@pytest.mark.parametrize("transport", ["shm", "gloo"])
+def test_the_profiler_shows_calls_by_name(transport: str):
     wanted = ["commlib:all_reduce"] * 3 + ["commlib:barrier", "commlib:broadcast"]
-    assert run_on(2, profiled) == [wanted, wanted]
+    sends, receives = ["commlib:send"] * 2, ["commlib:recv", "commlib:recv_anysource"]
+    assert run_on(2, profiled, transport=transport) == [wanted + sends, wanted + receives]
