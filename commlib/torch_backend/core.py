@@ -37,17 +37,28 @@ _HOT = 1024
 class Buckets(Protocol):
     """Moves tensors that are reduced again and again to memory that other ranks reach."""
 
-    def settle(self, core: Core, line: Line, timeout: float) -> None:
-        """Before an allreduce of a line (inside a job): all ranks decide alike, and move it or not."""
+    def votes(self, request: Request) -> bool:
+        """Whether the ranks decide anew before each such call if it runs on memory that all reach."""
+
+    def settle(self, core: Core, transfer: Transfer, timeout: float) -> bool:
+        """Before a transfer on whose request they vote (inside a job): move its tensor or not; whether all ranks'
+        tensors lie in memory that others reach."""
+
+    def moved(self, line: torch.Tensor) -> bool:
+        """Whether it was moved by a vote: of such memory the other ranks know only when they vote."""
+
+    def asked(self, line: torch.Tensor) -> None:
+        """The user has this tensor registered."""
 
 
 class Transfer:
     """A job that is one request on operands; ``source`` is ``target`` where the call works in place.
 
-    ``spread``: an allgather in its output, where this rank's shard is put first.
+    ``spread``: an allgather in its output, where this rank's shard is put first. ``later``: the caller goes on before
+    it is done.
     """
 
-    __slots__ = ("core", "factor", "request", "source", "spread", "target")
+    __slots__ = ("core", "factor", "later", "request", "source", "spread", "target")
 
     def __init__(
         self,
@@ -59,16 +70,17 @@ class Transfer:
         spread: bool = False,
     ) -> None:
         self.core, self.request, self.source, self.target = core, request, source, target
-        self.factor, self.spread = factor, spread
+        self.factor, self.spread, self.later = factor, spread, False
 
     def __call__(self, timeout: float) -> None:
         """Run it."""
-        if self.core.buckets is not None and self.request.collective == "allreduce" and self.target is not None:
-            self.core.buckets.settle(self.core, self.target.line, timeout)
+        buckets, reached = self.core.buckets, None
+        if buckets is not None and buckets.votes(self.request):
+            reached = buckets.settle(self.core, self, timeout)
         if self.spread and self.source is not None and self.target is not None:
             self.core.spread(self.request, self.source, self.target, timeout)
         else:
-            self.core.perform(self.request, self.source, self.target, timeout, self.factor)
+            self.core.perform(self.request, self.source, self.target, timeout, self.factor, reached)
 
     def replay(self) -> Callable[[], object] | None:
         """The same transfer as a function without arguments, where its tensors are worked on as they lie."""
@@ -88,9 +100,9 @@ class Transfer:
 
     def _planned(self, given: Line, taken: Line) -> Callable[[], object] | None:
         core, runner = self.core, self.core.runner
-        registered = runner.registered(given, taken)
-        if core.buckets is not None and not registered and self.request.bytes >= LARGE:
+        if core.buckets is not None and core.buckets.votes(self.request):
             return None
+        registered = core.reached(given, taken)
         again = runner.replay(runner.prepare(self.request, registered), given, taken, core.timeout)
         return again if again is None or not registered else _while_registered(again, runner, given, taken)
 
@@ -173,9 +185,19 @@ class Core:
         It may come to lie where a tensor lay that has gone, whose calls are remembered, on this rank alone.
         """
         try:
-            return self.runner.register(line)
+            done = self.runner.register(line)
         finally:
             self.hot.clear()
+        if done and self.buckets is not None:
+            self.buckets.asked(line)
+        return done
+
+    def reached(self, *lines: Line) -> bool:
+        """Whether users had these tensors registered, so that all ranks know of it."""
+        if not self.runner.registered(*lines):
+            return False
+        buckets = self.buckets
+        return buckets is None or not any(line is not None and buckets.moved(line) for line in lines)
 
     def issue(self, name: str, job: Job, asynchronous: bool, timeout: float, results: Sequence[Any] = ()) -> Work:
         """Make a call: here, if its caller waits for it and nothing is queued before it, else on the queue.
@@ -212,13 +234,22 @@ class Core:
             rank=self.rank,
         )
 
-    def remember(self, key: Key, job: Job) -> None:
-        """Keep a job that was run for calls with the same tensors."""
-        call = job.replay() if isinstance(job, Transfer) else None
-        if call is not None:
-            if len(self.hot) >= _HOT:
-                self.hot.clear()
-            self.hot[key] = call
+    def remember(self, key: Callable[[], Key], job: Transfer) -> None:
+        """Keep a job that was run for calls with the same tensors.
+
+        ``key`` is asked here: a call, this one or another thread's, may move tensors, and then others come to lie at
+        their old addresses. Nothing is kept while another thread's call runs.
+        """
+        if not self.lock.acquire(blocking=False):
+            return
+        try:
+            call = job.replay()
+            if call is not None:
+                if len(self.hot) >= _HOT:
+                    self.hot.clear()
+                self.hot[key()] = call
+        finally:
+            self.lock.release()
 
     def _now(self, job: Job, timeout: float) -> None:
         try:
@@ -243,24 +274,39 @@ class Core:
         target: Operand | None,
         timeout: float,
         factor: complex | None = None,
+        reached: bool | None = None,
     ) -> None:
-        """Run a request on operands (inside a job); ``source`` is ``target`` where the call works in place."""
+        """Run a request on operands (inside a job); ``source`` is ``target`` where the call works in place.
+
+        ``reached``: as in ``run``.
+        """
         if source is not None and source is target:
             line = source.load(self.rooms, "output")
-            self.run(request, *self.in_place(request, line), timeout, factor)
+            self.run(request, *self.in_place(request, line), timeout, factor, reached)
             source.store(line)
             return
         output = None if target is None else target.open(self.rooms, "output")
         copied = source is not None and target is not None and source.overlaps(target)
         input = None if source is None else source.load(self.rooms, "input", copied)
-        self.run(request, input, output, timeout, factor)
+        self.run(request, input, output, timeout, factor, reached)
         if target is not None and output is not None:
             target.store(output)
 
-    def run(self, request: Request, input: Line, output: Line, timeout: float, factor: complex | None = None) -> None:
-        """Run a request on lines (inside a job), which are viewed as the request's type."""
+    def run(
+        self,
+        request: Request,
+        input: Line,
+        output: Line,
+        timeout: float,
+        factor: complex | None = None,
+        reached: bool | None = None,
+    ) -> None:
+        """Run a request on lines (inside a job), which are viewed as the request's type.
+
+        ``reached``: whether all ranks' lines lie where others reach them, where they have agreed on that.
+        """
         given, taken = (None if line is None else line.view(request.dtype) for line in (input, output))
-        registered = factor is None and self.runner.registered(given, taken)
+        registered = factor is None and (self.reached(given, taken) if reached is None else reached)
         self.runner.run(self.runner.prepare(request, registered), given, taken, factor, timeout)
 
     def in_place(self, request: Request, line: torch.Tensor) -> tuple[Line, Line]:
@@ -270,11 +316,16 @@ class Core:
         return (None, line) if request.collective == "broadcast" else (line, None)
 
     def spread(self, request: Request, source: Operand, target: Operand, timeout: float) -> None:
-        """An allgather in place (inside a job): this rank's shard is put where it belongs in the output first."""
+        """An allgather in place (inside a job): this rank's shard is put where it belongs in the output first.
+
+        It may overlap the place in part: torch would not copy it then.
+        """
         line = target.open(self.rooms, "output")
         shard = line[self.rank * request.elements : (self.rank + 1) * request.elements]
         mine = source.load(self.rooms, "input")
-        if mine.data_ptr() != shard.data_ptr():
+        if mine.data_ptr() != shard.data_ptr() and source.overlaps(target):
+            ctypes.memmove(shard.data_ptr(), mine.data_ptr(), request.bytes)
+        elif mine.data_ptr() != shard.data_ptr():
             shard.copy_(mine)
         self.run(request, shard, line, timeout)
         target.store(line)

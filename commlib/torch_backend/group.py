@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from commlib.torch_backend.barriers import Barrier, MonitoredBarrier, hand_over
 from commlib.torch_backend.buckets import RepeatedTensors
 from commlib.torch_backend.collectives import first, in_turn
 from commlib.torch_backend.compat import c10d, is_async, options_of, profiling, reduction_of, seconds
-from commlib.torch_backend.core import Core, Job
+from commlib.torch_backend.core import Core, Job, Transfer
 from commlib.torch_backend.failures import TorchSpecError
 from commlib.torch_backend.identity import Identity
 from commlib.torch_backend.opening import Opened, open_group
@@ -59,16 +60,21 @@ class CommlibGroup(Identity):
         self._meet = Barrier(self._core)
         self._monitored = MonitoredBarrier(opened.store, given.group_rank, given.group_size)
         if chosen.register_buckets and opened.session is not None:
-            self._core.buckets = RepeatedTensors()
+            self._core.buckets = RepeatedTensors(opened.session)
         self._closer = weakref.finalize(self, _close, self._core, self._opened)
         self._replay = self._core.replay
 
-    def _issue(self, name: str, job: Job, options: Any, results: Sequence[Any] = (), key: Key | None = None) -> Work:
-        """Issue a job; ``key``: what a later call of the same kind must agree in to be made again without checks."""
+    def _issue(
+        self, name: str, job: Job, options: Any, results: Sequence[Any] = (), key: Callable[[], Key] | None = None
+    ) -> Work:
+        """Issue a job; ``key``: tells, once it is done, in what a later call of the same kind must agree to be made
+        again without checks."""
         core = self._core
         asynchronous = is_async(options)
+        if isinstance(job, Transfer):
+            job.later = asynchronous
         work = core.issue(name, job, asynchronous, seconds(options, core.timeout), results)
-        if key is not None and not asynchronous:
+        if key is not None and not asynchronous and isinstance(job, Transfer):
             core.remember(key, job)
         return work
 
@@ -85,7 +91,7 @@ class CommlibGroup(Identity):
         tensor, op = first(tensors), reduction_of(opts.reduceOp)
         if tensor.layout is not torch.strided:
             return self._issue("all_reduce", allreduce_sparse(self._core, tensor, op), opts, [tensor])
-        key = key_of_one(tensor, opts)
+        key = partial(key_of_one, tensor, opts)
         return self._issue("all_reduce", make.allreduce(self._core, [tensor], op), opts, [tensor], key)
 
     def allreduce_coalesced(self, tensors: Tensors, opts: Any = None, **named: Any) -> Work:
@@ -115,7 +121,7 @@ class CommlibGroup(Identity):
         if self._replay.two("reduce_scatter", output, input, opts, "reduceOp"):
             return DONE
         job = make.reduce_scatter(self._core, output, [input], reduction_of(opts.reduceOp))
-        key = key_of_two("reduce_scatter", output, input, opts, "reduceOp")
+        key = partial(key_of_two, "reduce_scatter", output, input, opts, "reduceOp")
         return self._issue("reduce_scatter_tensor", job, opts, [output], key)
 
     def reduce_scatter_single_coalesced(
@@ -150,7 +156,7 @@ class CommlibGroup(Identity):
             return DONE
         opts = options_of(c10d.AllgatherOptions, opts, named)
         job = make.allgather(self._core, [output], input)
-        key = key_of_two("all_gather", output, input, opts, None)
+        key = partial(key_of_two, "all_gather", output, input, opts, None)
         return self._issue("all_gather_into_tensor", job, opts, [output], key)
 
     def all_gather_single_coalesced(self, outputs: Tensors, inputs: Tensors, opts: Any = None, **named: Any) -> Work:
@@ -176,7 +182,7 @@ class CommlibGroup(Identity):
         if self._replay.two("broadcast", tensor, tensor, opts, "rootRank"):
             return DONE
         job = make.broadcast(self._core, tensor, root)
-        key = key_of_two("broadcast", tensor, tensor, opts, "rootRank")
+        key = partial(key_of_two, "broadcast", tensor, tensor, opts, "rootRank")
         return self._issue("broadcast", job, opts, [tensor], key)
 
     def scatter(self, outputs: Any, inputs: Any, opts: Any = None, **named: Any) -> Work:
@@ -206,7 +212,7 @@ class CommlibGroup(Identity):
             return DONE
         opts = options_of(c10d.AllToAllOptions, opts, named)
         job = make.alltoall_single(self._core, output, input, output_split_sizes, input_split_sizes)
-        key = key_of_two("all_to_all", output, input, opts, None) if even else None
+        key = partial(key_of_two, "all_to_all", output, input, opts, None) if even else None
         return self._issue("all_to_all_single", job, opts, [output], key)
 
     # Names of torch before 2.13
@@ -255,7 +261,7 @@ class CommlibGroup(Identity):
             return DONE
         opts = options_of(c10d.BarrierOptions, opts, named)
         limit = seconds(opts, self._core.timeout)
-        return self._issue("barrier", self._meet, opts, (), BARRIER if limit == self._core.timeout else None)
+        return self._issue("barrier", self._meet, opts, (), _key_of_barrier if limit == self._core.timeout else None)
 
     def monitored_barrier(self, timeout: Any = None, wait_all_ranks: bool = False) -> None:
         """Wait for all ranks; rank 0 names those that did not come."""
@@ -295,6 +301,10 @@ class CommlibGroup(Identity):
     def abort(self) -> None:
         """As ``shutdown``."""
         self.shutdown()
+
+
+def _key_of_barrier() -> Key:
+    return BARRIER
 
 
 def _close(core: Core, opened: Opened) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gc
+import os
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from backend_ranks import run_on
+from backend_ranks import gather_single, run_on
 
-from commlib.torch_backend import registered_empty
+from commlib.errors import SpecError
+from commlib.torch_backend import register_tensor, registered_empty
+from commlib.torch_backend.collectives import SPREAD
 from commlib.torch_backend.group import core_of
 
 SIZE = 1 << 18
@@ -61,3 +65,74 @@ def _where_a_registered_one_lay(_rank: int) -> list[float]:
 @pytest.mark.timeout(60)
 def test_memory_that_a_resized_storage_has_left_is_registered_no_more() -> None:
     assert run_on(2, _where_a_registered_one_lay) == [[1.0, 0.0] + [3.0] * 8] * 2
+
+
+def _usage() -> list[int]:
+    """Open files, mappings, and KB of shared memory."""
+    with open("/proc/self/maps") as maps, open("/proc/self/status") as status:
+        shared = next(int(line.split()[1]) for line in status if line.startswith("RssShmem"))
+        return [len(os.listdir("/proc/self/fd")), len(maps.readlines()), shared]
+
+
+def _many(rank: int) -> list[list[int]]:
+    """Registered tensors that go after one use."""
+    found = []
+    for step in range(300):
+        tensor = registered_empty((SIZE // 8 + step,))
+        tensor.fill_(rank + 1.0)
+        dist.all_reduce(tensor)
+        assert tensor[step].item() == 3.0
+        if step % 100 == 99:
+            dist.barrier()
+            found.append(_usage())
+    return found
+
+
+def _refused(rank: int) -> list[str]:
+    """What only rank 0 cannot register; then a call goes on."""
+    array = np.ones(1000, np.float32)
+    wrong = [torch.ones(1000).to_sparse(), torch.from_numpy(array), torch.ones(10, device="meta"), None]
+    texts = []
+    for tensor in wrong:
+        with pytest.raises(SpecError) as raised:
+            register_tensor(torch.ones(1000) if rank else tensor)
+        texts.append(str(raised.value))
+    tensor = torch.ones(SIZE)
+    assert register_tensor(tensor)
+    dist.all_reduce(tensor)
+    assert tensor.sum().item() == 2.0 * SIZE
+    return texts
+
+
+def _many_and_refused(rank: int) -> tuple[list[list[int]], list[str]]:
+    return _many(rank), _refused(rank)
+
+
+@pytest.mark.timeout(60)
+def test_registered_tensors_take_nothing_once_they_have_gone_and_all_ranks_hear_of_one_that_cannot_be() -> None:
+    for rank, (usage, texts) in enumerate(run_on(2, _many_and_refused)):
+        first, last = usage[0], usage[-1]
+        assert last[0] <= first[0]
+        assert last[1] <= first[1] + 8
+        assert last[2] <= first[2] + 4096
+        for text, why in zip(texts, ("Sparse", "numpy's", "CPU", "NoneType"), strict=True):
+            assert why in text if rank == 0 else "rank(s) 0 could not" in text
+
+
+def _overlapping(rank: int) -> None:
+    """Allgathers whose input lies in the output, but not (or not just) where it belongs, on one rank or on all."""
+    for size in (1000, SPREAD // 4 + 3):  # below and above what is gathered in the output itself
+        for start in (0, 1, size - 7, size, size + size // 2, 2 * size):
+            for alone in (True, False):
+                whole = torch.zeros(3 * size)
+                given = whole[start : start + size] if rank == 0 or not alone else torch.zeros(size)
+                for _ in range(3):
+                    given.copy_(torch.arange(size) + 1e6 * (rank + 1))
+                    gather_single(whole[: 2 * size], given)
+                    wanted = torch.cat([torch.arange(size) + 1e6, torch.arange(size) + 2e6])
+                    assert torch.equal(whole[: 2 * size], wanted)
+
+
+@pytest.mark.timeout(60)
+def test_an_allgather_whose_input_overlaps_its_output() -> None:
+    run_on(2, _overlapping)

@@ -224,11 +224,13 @@ class ShmSession:
         """Move a tensor's storage to shared memory, in place, and have all ranks map it; all ranks call this.
 
         The tensor's address may change: views of the same storage move with it, raw addresses do not. It stays
-        registered, and its memory taken, until ``unregister`` or until the session is closed. Ranks may register
-        different sizes.
+        registered until ``unregister``, until nobody has its storage any more, or until the session is closed; the
+        other ranks then let go of the memory in the next call of ``register``, ``empty``, ``unregister`` or ``tidy``.
+        Ranks may register different sizes, and at most 4096 tensors each at once.
 
         Raises:
-            SpecError: on all ranks, if any rank's tensor cannot be moved. ExecutionError: as ``run``.
+            SpecError: on all ranks, if any rank's tensor cannot be moved: it has no storage, or memory that is numpy's
+                or a file's, too. ExecutionError: as ``run``.
         """
         self._regions.register(tensor, self.execute)
 
@@ -238,6 +240,19 @@ class ShmSession:
         A rank whose tensor is not registered takes part all the same. Raises: as ``register``.
         """
         self._regions.unregister(tensor, self.execute)
+
+    @property
+    def untidy(self) -> bool:
+        """Whether registered tensors of this rank have gone whose memory other ranks still have."""
+        return self._regions.untold
+
+    def tidy(self) -> None:
+        """Let go of the memory of tensors that have gone, of up to four of each rank; all ranks call this.
+
+        Raises:
+            ExecutionError: as ``run``.
+        """
+        self._regions.tidy(self.execute)
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """A new tensor in registered memory, with undefined content; all ranks call this.
