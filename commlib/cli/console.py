@@ -60,12 +60,13 @@ class Progress:
         self.total, self.what, self.done = total, what, 0
         self._shown = sys.stdout.isatty() and not quiet
 
-    def show(self, advance: int = 0) -> None:
-        """Draw the bar, after so many more units of work were done."""
+    def show(self, advance: int = 0, what: str | None = None) -> None:
+        """Draw the bar, after so many more units of work were done; ``what``: what is done now."""
         self.done += advance
+        self.what = self.what if what is None else what
         filled = _WIDTH * self.done // max(1, self.total)
         bar = "#" * filled + "-" * (_WIDTH - filled)
-        self._write(f"\r{self.what} [{bar}] {self.done}/{self.total}")
+        self._write(f"\r\x1b[K{self.what} [{bar}] {self.done}/{self.total}")
 
     def hide(self) -> None:
         """Wipe the bar."""

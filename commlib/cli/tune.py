@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commlib.cli.console import Progress, note, out, out_json, table
+from commlib.cli.console import Progress, counted, note, out, out_json, table
 from commlib.cli.options import JsonFlag
 from commlib.cli.sizes import format_size, parse_size, sweep
 
@@ -27,6 +27,8 @@ COLLECTIVES = (
 IN_PLACE = ("allreduce", "broadcast")
 """Collectives that torch.distributed calls in place; the others are measured out of place."""
 MAX_SIZE = 1 << 30
+CROWDED, MOST = 4, 32
+"""Ranks for each core beyond which a warning is given, and beyond which nothing is measured."""
 
 _Ranks = Annotated[
     list[int] | None,
@@ -70,7 +72,7 @@ def tune_command(
     sizes = sweep(_within(begin), _within(end), factor)
     chosen = _collectives(collective or [])
     target = _writable(output or tuning_file())
-    counts = list(dict.fromkeys(ranks or [min(8, max(2, os.cpu_count() or 1))]))
+    counts = _counts(ranks or [min(8, max(2, os.cpu_count() or 1))])
     measured = _measure_all(counts, chosen, sizes, rounds, timeout, as_json)
     found = _registry(measured, target)
     write_registry(found, target)
@@ -86,6 +88,20 @@ def _within(text: str) -> int:
     if not 1 <= size <= MAX_SIZE:
         raise typer.BadParameter(f"{text} is not between 1 and {format_size(MAX_SIZE)}")
     return size
+
+
+def _counts(ranks: Sequence[int]) -> list[int]:
+    """Each number of ranks once, if the cores can bear it."""
+    cores = os.cpu_count() or 1
+    for count in ranks:
+        if count > MOST * cores:
+            raise typer.BadParameter(f"{count} ranks on {counted(cores, 'core')}: at most {MOST * cores} are measured")
+        if count > CROWDED * cores:
+            note(
+                f"commlib: {count} ranks on {counted(cores, 'core')} take turns: this takes long, and the times tell "
+                "more of the system's scheduler than of the algorithms"
+            )
+    return list(dict.fromkeys(ranks))
 
 
 def _writable(target: Path) -> Path:
@@ -109,22 +125,22 @@ def _collectives(names: Sequence[str]) -> Sequence[str]:
 def _measure_all(
     counts: Sequence[int], chosen: Sequence[str], sizes: Sequence[int], rounds: int, timeout: float, quiet: bool
 ) -> list[Measured]:
-    """One launch of processes for each number of ranks and collective."""
+    """One launch of processes for each number of ranks and collective; the bar counts cells: these and a size."""
     from commlib.runtime.contest import Contest, run_contest
     from commlib.runtime.ranking import Measured
 
-    bar = Progress(len(counts) * len(chosen), "tuning", quiet)
+    bar = Progress(len(counts) * len(chosen) * len(sizes), "tuning", quiet)
     found = []
     try:
         for ranks in counts:
             for name in chosen:
-                bar.show()
+                bar.show(what=f"tuning {name} on {ranks} ranks")
                 placement = _placement(name)
                 field = tuple(_contenders(name, ranks, placement))
-                seconds = run_contest(Contest(field, tuple(sizes), placement, rounds, timeout))
+                seconds = run_contest(Contest(field, tuple(sizes), placement, rounds, timeout), lambda _: bar.show(1))
                 names = tuple((_short(contender), contender.reach) for contender in field)
                 found.append(Measured(name, ranks, names, tuple(sizes), tuple(map(tuple, seconds))))
-                bar.show(1)
+                bar.show(len(sizes))
     finally:
         bar.hide()
     return found

@@ -81,10 +81,12 @@ def write_atomic(path: str | os.PathLike[str], content: str) -> None:
     """Write UTF-8 text so that a reader sees the old file or the whole new one, never a part.
 
     Raises:
-        FormatError: the file cannot be written, or the path is none; nothing is left behind.
+        FormatError: the file cannot be written, or the path is none; nothing is left behind. What is there and is no
+            regular file (a device, a pipe) is not replaced: root could, and /dev/null would be a file from then on.
     """
     target = Path(path)
     temporary = _beside(target)
+    _refuse_special(target)
     try:
         with open(temporary, "x", encoding="utf-8", newline="\n") as stream:
             stream.write(content)
@@ -96,6 +98,13 @@ def write_atomic(path: str | os.PathLike[str], content: str) -> None:
     finally:
         with suppress(OSError):
             os.unlink(temporary)
+
+
+def _refuse_special(target: Path) -> None:
+    with suppress(OSError):  # nothing is there, or writing will tell why not
+        mode = target.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise FormatError(f"{target}: cannot be written: not a regular file", file=str(target))
 
 
 def _beside(target: Path) -> Path:

@@ -29,6 +29,8 @@ _BATCH = 32
 _SECONDS, _MOST_ROUNDS = 0.1, 51
 """Short calls are measured for about so long, in at most so many rounds."""
 _DTYPE = torch.float32
+Measured = Callable[[int], None]
+"""Hears that a size, in bytes, was measured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,26 +54,30 @@ class Contest:
     options: ShmOptions = field(default_factory=ShmOptions)
 
 
-def run_contest(contest: Contest) -> list[list[float | None]]:
+def _quiet(_size: int) -> None:
+    """Nobody asked."""
+
+
+def run_contest(contest: Contest, measured: Measured = _quiet) -> list[list[float | None]]:
     """Seconds per call, for each size and contender: the median over rounds of the slowest rank.
 
     None for what cannot run so, or is hopeless. Contenders take turns within a round, so that what disturbs the
-    machine disturbs all.
+    machine disturbs all. ``measured(size)`` is called after each size, in the process of rank 0.
 
     Raises:
         ExecutionError: a run failed, or the processes of this machine cannot share memory.
     """
     ranks = contest.contenders[0].algorithm.ranks
     budget = contest.timeout * max(1, len(contest.sizes))
-    found: list[list[float | None]] = launch(_work, ranks, (contest,), budget)[0]
+    found: list[list[float | None]] = launch(_work, ranks, (contest, measured), budget)[0]
     return found
 
 
-def _work(rank: int, contest: Contest) -> list[list[float | None]]:
+def _work(rank: int, contest: Contest, measured: Measured) -> list[list[float | None]]:
     ranks = dist.get_world_size()
     store = dist.PrefixStore("contest", dist.distributed_c10d._get_default_store())  # type: ignore[attr-defined]
     with ShmSession.open(store, rank, ranks, contest.options, contest.timeout) as session:
-        return _Field(session, contest).measure()
+        return _Field(session, contest).measure(measured if rank == 0 else _quiet)
 
 
 def shard_elements(algorithm: Algorithm, size: int) -> int:
@@ -105,8 +111,12 @@ class _Field:
         given, taken = (tensor.data_ptr() for tensor in tensors)
         return session.planned(prepared, given, taken, self._contest.timeout, tensors)
 
-    def measure(self) -> list[list[float | None]]:
-        return [self._size(size) for size in self._contest.sizes]
+    def measure(self, measured: Measured) -> list[list[float | None]]:
+        found = []
+        for size in self._contest.sizes:
+            found.append(self._size(size))
+            measured(size)
+        return found
 
     def _size(self, size: int) -> list[float | None]:
         calls = [self._call(contender, size) for contender in self._contest.contenders]

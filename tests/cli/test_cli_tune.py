@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from commlib.collectives import Placement
-from commlib.errors import SpecError
+from commlib.errors import FormatError, SpecError
 from commlib.runtime.contest import uneven
 from commlib.runtime.registry import Machine, Range, Registry, Row, read_registry, this_machine, write_registry
 from commlib.runtime.shm.load import native_is_built
@@ -80,6 +85,39 @@ def test_a_table_that_cannot_be_written_is_told(cli, tmp_path):
     done = cli("tune", "-o", str(tmp_path / "file" / "t.json"), "-n", "2", "-c", "gather", *QUICK)
     assert done.exit_code == 1
     assert "cannot be written" in done.stderr
+
+
+def test_ranks_that_far_outnumber_the_cores_are_refused_or_warned_of(cli, place, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    done = cli("tune", "-n", "1000", "-c", "allreduce")
+    assert done.exit_code == 2
+    assert "1000 ranks on 1 core: at most 32 are measured" in " ".join(done.stderr.replace("│", " ").split())
+    assert not place.exists()
+    done = cli("tune", "-n", "5", "-c", "gather", "--min", "4K", "--max", "4K", "--rounds", "1")
+    assert done.exit_code == 0, done.stderr
+    assert "5 ranks on 1 core take turns" in done.stderr
+
+
+def test_the_bar_counts_cells_on_a_terminal(tmp_path):
+    """script gives it a terminal."""
+    if shutil.which("script") is None:
+        pytest.skip("no command script, which makes a terminal")
+    tune = f"{sys.executable} -m commlib.cli tune -n 2 -c gather -c scatter -o {tmp_path}/t.json"
+    line = ["script", "-qec", f"{tune} --min 4K --max 16K --rounds 1", f"{tmp_path}/typescript"]
+    shown = subprocess.run(line, capture_output=True, text=True, timeout=60).stdout
+    places = [shown.index(f"tuning {name} on 2 ranks [") for name in ("gather", "scatter")]
+    assert places == sorted(places)
+    counts = re.findall(r"\] (\d)/4", shown)
+    assert list(dict.fromkeys(counts)) == ["0", "1", "2", "3", "4"]
+
+
+def test_a_pipe_is_not_replaced_by_a_table(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(FormatError, match="pipe: cannot be written: not a regular file"):
+        write_registry(Registry(()), pipe)
+    assert pipe.is_fifo()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["pipe"]
 
 
 def test_uneven_sizes_are_the_same_in_both_directions():
