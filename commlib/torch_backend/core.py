@@ -1,4 +1,17 @@
-"""Core: what all collectives of a group share: the runner, the queue, the order of calls, and the staging memory."""
+"""Core: what all collectives of a group share: the runner, the queue, the order of calls, and the staging memory.
+
+A call goes through these, each of which calls the next:
+
+1. ``CommlibGroup._issue``: what torch called has become a job, mostly a ``Transfer``;
+2. ``Core.issue``: may this process and thread make calls; ``_watched`` around the rest if the profiler runs;
+3. ``_issue``: here and now, or on the queue, whose thread goes on with
+4. ``_now``: the job under the lock, its errors as torch's;
+5. the job, which calls ``perform`` (or ``spread``): tensors as lines of memory, staged if need be, results back;
+6. ``run``: prepares the request (algorithm, proof, plan; kept by the runner) and runs it on the lines.
+
+After the first call of its kind ``remember`` keeps what 5 and 6 came to, and ``replay`` makes the next ones from it
+without any of this, if nothing is queued.
+"""
 
 from __future__ import annotations
 
