@@ -124,6 +124,16 @@ class Communicator:
         self._state.failed = self._state.failed or "it was closed"
         self._finalizer()
 
+    def interrupt(self, text: str) -> None:
+        """End the call that another thread is in, here and on the ranks that wait for it; ``text`` says why.
+
+        The communicator has failed then. Returns at once; the call ends within a second.
+        """
+        cause = Cause("failed", self.rank, text, self.rank)
+        if self._state.table is not None:
+            self._state.table.session.watch.publish(cause)
+        self._monitor.report(cause)
+
     def __enter__(self) -> Communicator:
         return self
 

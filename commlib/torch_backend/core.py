@@ -352,8 +352,8 @@ class Core:
         return everyone.tolist()
 
     def close(self) -> None:
-        """End the queue and the runner."""
+        """End the queue and the runner; a queued call that does not end soon fails, on all ranks that wait for it."""
         self.hot.clear()
-        self.worker.close()
+        self.worker.close(self.runner.interrupt)
         self.runner.close()
         self.rooms.clear()

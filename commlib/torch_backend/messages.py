@@ -18,7 +18,7 @@ from commlib.runtime.flight import FlightRecord
 from commlib.torch_backend.choice import Choice, Situation, choose
 from commlib.torch_backend.compat import c10d
 from commlib.torch_backend.request import Request
-from commlib.torch_backend.runner import Line, span_of
+from commlib.torch_backend.runner import Line, closing, span_of
 from commlib.verify import require
 
 _CPU = torch.device("cpu")
@@ -136,6 +136,10 @@ class MessageRunner:
     def replay(self, prepared: _Prepared, input: Line, output: Line, timeout: float) -> Callable[[], object] | None:  # noqa: ARG002
         """None: a Communicator has no replay."""
         return None
+
+    def interrupt(self) -> None:
+        """End the call that another thread is in, here and on the ranks that wait for it."""
+        self._communicator.interrupt(closing(self._communicator.rank))
 
     def close(self) -> None:
         """End the Communicator and its gloo group."""

@@ -53,6 +53,9 @@ class Runner(Protocol):
     def forget(self) -> None:
         """Choose algorithms anew from now on."""
 
+    def interrupt(self) -> None:
+        """End the call that another thread is in, here and on the ranks that wait for it; the group has failed then."""
+
     def close(self) -> None:
         """Let go of everything."""
 
@@ -91,8 +94,16 @@ class SoloRunner:
     def forget(self) -> None:
         """Nothing is chosen."""
 
+    def interrupt(self) -> None:
+        """No call waits for anybody."""
+
     def close(self) -> None:
         """Nothing is held."""
+
+
+def closing(rank: int) -> str:
+    """Why a call that is interrupted ends."""
+    return f"rank {rank} closed its group (destroy_process_group, or the end of the process) while a call was under way"
 
 
 def before(reduction: str | None, factor: complex | None, line: torch.Tensor) -> torch.Tensor:

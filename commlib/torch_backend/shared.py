@@ -13,11 +13,12 @@ import torch
 from commlib.collectives import Buffer, Placement
 from commlib.reductions import reduction
 from commlib.runtime.binding import Binding, Tensors
+from commlib.runtime.cause import Cause
 from commlib.runtime.shm.session import Prepared, ShmSession
 from commlib.runtime.tabulate import NotTabulable
 from commlib.torch_backend.choice import Choice, Situation, choose
 from commlib.torch_backend.request import Request
-from commlib.torch_backend.runner import Line, after, before, span_of
+from commlib.torch_backend.runner import Line, after, before, closing, span_of
 
 _KEPT = 512
 """Plans that a group remembers."""
@@ -130,6 +131,11 @@ class SharedRunner:
         if not prepared.direct:
             return None
         return self._session.planned(prepared.prepared, _address(input), _address(output), timeout)
+
+    def interrupt(self) -> None:
+        """End the call that another thread is in, here and on the ranks that wait for it."""
+        rank = self._session.rank
+        self._session.watch.publish(Cause("failed", rank, closing(rank), rank))
 
     def close(self) -> None:
         """Close the session."""

@@ -14,6 +14,7 @@ from torch.distributed import Work
 from commlib.errors import DeadlineError
 from commlib.torch_backend.compat import let_go
 from commlib.torch_backend.failures import as_torch
+from commlib.torch_backend.settling import depth
 
 _LONGEST = threading.TIMEOUT_MAX
 
@@ -56,11 +57,15 @@ DONE = FinishedWork()
 
 
 class PendingWork(Work):
-    """A call that another thread, or a later ``wait``, finishes. ``results`` are the tensors it fills."""
+    """A call that another thread, or a later ``wait``, finishes. ``results`` are the tensors it fills.
+
+    ``wait`` ends when the call has, which says nothing of the future's callbacks: those may run on.
+    """
 
     def __init__(self, name: str, results: Sequence[Any] = ()) -> None:
         super().__init__()
         self.name, self.results = name, list(results)
+        self.depth = depth()
         self.error: BaseException | None = None
         self._finished = False
         self._future: torch.futures.Future[Any] | None = None
@@ -71,13 +76,22 @@ class PendingWork(Work):
 
     def finish(self, error: BaseException | None = None) -> None:
         """The call has ended; wakes those who wait and settles the future."""
+        if self.end(error):
+            self.settle()
+
+    def end(self, error: BaseException | None) -> bool:
+        """The call has ended; wakes those who wait. Whether there is a future, which someone must ``settle``."""
         with self._guard:
             self.error = None if error is None else as_torch(error)
             self._finished = True
-            future = self._future
-        if future is not None:
-            self._settled(future)
         self._running.release()
+        return self._future is not None
+
+    def settle(self) -> None:
+        """Settle the future, which runs its callbacks. What they raise, their own futures have."""
+        if self._future is not None:
+            with contextlib.suppress(Exception):
+                self._future.set_result(None)
 
     def abandon(self, error: BaseException) -> None:
         """Nobody will end the call in this process; whoever waits is told, callbacks are not called."""
@@ -136,14 +150,9 @@ class PendingWork(Work):
             else:
                 finished = False
         if finished:
-            self._settled(self._future)
+            self.settle()
         let_go(self)
         return self._outcome
-
-    @staticmethod
-    def _settled(future: torch.futures.Future[Any]) -> None:
-        with contextlib.suppress(RuntimeError):  # what a callback raises, its own future has
-            future.set_result(None)
 
     def _settle(self, _future: Any) -> list[Any]:
         """What the future becomes. torch's ``set_exception`` would make the error a value to its C++ part."""

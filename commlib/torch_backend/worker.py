@@ -1,22 +1,29 @@
 """The queue of a group: asynchronous calls run in the order in which they were made, on one thread.
 
 The thread is made by the first asynchronous call. A synchronous call runs in its caller's thread, unless something is
-queued before it: the ranks of a group must run their calls in one order.
+queued before it: the ranks of a group must run their calls in one order. Callbacks of futures run beside the thread
+(``settling``): they may make calls and wait for them.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
 from commlib.errors import ExecutionError
 from commlib.runtime.forks import FORKED, own
+from commlib.torch_backend.settling import Settling
 from commlib.torch_backend.work import PendingWork
 
+GRACE = 1.0
+"""Seconds that closing waits for queued calls and callbacks, which go on meanwhile; then the running call is ended."""
 _JOIN = 5.0
-"""Seconds that closing waits for a call that still runs."""
+"""Seconds that closing waits for a call that was told to end."""
+_LOOK = 0.002
+"""Seconds between two looks whether all has ended, in closing."""
 
 
 class Worker:
@@ -32,8 +39,11 @@ class Worker:
         self._queue: queue.SimpleQueue[tuple[PendingWork, Callable[[], None]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._guard = threading.Lock()
+        self._settling = Settling(self._name)
+        self._closed = False
         self.submitted = 0
         self.ended = 0
+        self._served = 0  # what has ended, and if it has a future to be settled, is handed on
 
     def disown(self) -> None:
         """See ``forks``: the thread is not there, and what it was to do is done elsewhere."""
@@ -48,33 +58,59 @@ class Worker:
         return self.submitted == self.ended
 
     def submit(self, work: PendingWork, job: Callable[[], None]) -> None:
-        """Queue a call."""
+        """Queue a call; after ``close`` it runs here and now, and has the error that calls then have."""
         with self._guard:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
-                self._thread.start()
-            self.submitted += 1
-            self._waiting.append(work)
-            self._queue.put((work, job))
+            if not self._closed:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
+                    self._thread.start()
+                self.submitted += 1
+                self._waiting.append(work)
+                self._queue.put((work, job))
+                return
+        work.finish(_outcome(job))
 
     def _serve(self) -> None:
         while (item := self._queue.get()) is not None:
             work, job = item
-            error = None
-            try:
-                job()
-            except BaseException as raised:
-                error = raised
+            error = _outcome(job)
             self._waiting.popleft()
             self.ended += 1
-            work.finish(error)
+            if work.end(error):
+                self._settling.add(work)
+            self._served += 1
             del item, work, job, error
 
-    def close(self) -> None:
-        """End the thread, after what is queued."""
+    def close(self, end: Callable[[], None]) -> None:
+        """End the threads. What is queued has ``GRACE`` seconds; then ``end`` is called, which ends the running call.
+
+        Calls behind it fail at once, as a group's calls do after a failure.
+        """
+        if self._lasts(GRACE):
+            end()
+            self._lasts(_JOIN)
         with self._guard:
+            self._closed = True
             thread, self._thread = self._thread, None
             if thread is not None:
                 self._queue.put(None)
         if thread is not None and thread is not threading.current_thread():
-            thread.join(_JOIN)
+            thread.join(0.0 if self.submitted != self.ended else _JOIN)
+        self._settling.close(0.0 if self._settling.busy else GRACE)
+
+    def _lasts(self, seconds: float) -> bool:
+        """Wait for calls and callbacks, at most so long; whether calls have not ended then."""
+        limit = time.monotonic() + seconds
+        own = threading.current_thread() is self._thread
+        while not own and (self.submitted != self._served or self._settling.busy) and time.monotonic() < limit:
+            time.sleep(_LOOK)
+        return not self.idle
+
+
+def _outcome(job: Callable[[], None]) -> BaseException | None:
+    """What a call ends with, if not well."""
+    try:
+        job()
+    except BaseException as error:
+        return error
+    return None

@@ -134,6 +134,8 @@ class Watch:
                 self.refuse()
                 return
             during = self._call()
+            if self.cause is not None:  # another thread has met it: in a message, or in closing the group
+                self._fail(self.cause, waits, during)
             self._stall = self._continued(self._stall, 0 if during.call is None else during.call.call, seconds)
             self._judge(self._stall, waits, during)
         except BaseException as error:  # also KeyboardInterrupt, which comes to a rank that waits in here

@@ -1,0 +1,144 @@
+"""Settling: the futures of asynchronous calls are settled, and their callbacks run, beside the thread that runs calls.
+
+A callback may make a call of its own and wait for it (compression hooks of DistributedDataParallel do). So the thread
+that runs a group's calls never runs a callback. Futures are settled in the order of their calls, one after the other;
+but those of calls that a callback made have a thread of their own, one for each depth of callbacks in callbacks: the
+callback that made them may wait for them. A callback that waits for something else which is settled later (the future
+of a call that another thread made) is found by a watch, which has another thread go on after ``PATIENCE``.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from typing import Protocol
+
+PATIENCE = 0.2
+"""Seconds that the callbacks of one call may take while other futures are to be settled, before another thread settles
+those: they may be what the callbacks wait for."""
+
+
+class _Here(threading.local):
+    depth = 0
+
+
+_here = _Here()
+
+
+def depth() -> int:
+    """How deep in callbacks this thread is: 0 in none, 1 in one of a call that was made in none, and so on."""
+    return _here.depth
+
+
+class Ended(Protocol):
+    """A call that has ended; ``depth`` is that of the thread that made it."""
+
+    depth: int
+
+    def settle(self) -> None:
+        """Settle the future, which runs its callbacks."""
+
+
+class _Lane:
+    """The calls of one depth. Its last thread settles them; those before it end when their callbacks do.
+
+    ``added`` less ``settled`` are queued or settled now.
+    """
+
+    def __init__(self, depth: int, name: str) -> None:
+        self._depth, self._name = depth, name
+        self._queue: queue.SimpleQueue[Ended | None] = queue.SimpleQueue()
+        self._guard = threading.Lock()
+        self.threads: list[threading.Thread] = []
+        self.added = self.taken = self.settled = 0
+        self.go_on()
+
+    def add(self, work: Ended) -> bool:
+        """Queue a call; whether another has yet to be settled."""
+        self.added += 1
+        self._queue.put(work)
+        return self.added - self.settled > 1
+
+    @property
+    def queued(self) -> bool:
+        """Whether calls are queued."""
+        return not self._queue.empty()
+
+    @property
+    def held_up(self) -> bool:
+        """Whether calls are queued while callbacks run."""
+        return self.queued and self.taken > self.settled
+
+    def go_on(self) -> None:
+        """Have a new thread settle what is queued."""
+        thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
+        self.threads = [each for each in self.threads if each.is_alive()] + [thread]
+        thread.start()
+
+    def _serve(self) -> None:
+        _here.depth = self._depth + 1
+        mine = threading.current_thread()
+        while self.threads[-1] is mine and (work := self._queue.get()) is not None:
+            with self._guard:
+                self.taken += 1
+            work.settle()
+            del work
+            with self._guard:
+                self.settled += 1
+
+    def end(self) -> None:
+        """Have the threads end, after what is queued."""
+        self._queue.put(None)
+
+
+class Settling:
+    """The threads that settle the futures of one group's calls; each is made on first need."""
+
+    def __init__(self, name: str) -> None:
+        self._name = f"{name}-callbacks"
+        self._lanes: list[_Lane] = []
+        self._behind = threading.Event()
+        self._closed = False
+        self._watch: threading.Thread | None = None
+
+    def add(self, work: Ended) -> None:
+        """Settle the future of a call, after those of the calls of its depth before it; one thread calls this."""
+        while len(self._lanes) <= work.depth:
+            self._lanes.append(_Lane(len(self._lanes), self._name))
+        if not self._lanes[work.depth].add(work) or self._behind.is_set():
+            return
+        if self._watch is None:
+            self._watch = threading.Thread(target=self._look, name=self._name, daemon=True)
+            self._watch.start()
+        self._behind.set()
+
+    def _look(self) -> None:
+        """Replace the thread of each lane that has taken nothing for a while though calls are queued."""
+        while self._behind.wait() and not self._closed:
+            self._behind.clear()
+            seen = [(lane, lane.taken) for lane in tuple(self._lanes)]
+            time.sleep(PATIENCE)
+            for lane, taken in seen:
+                if lane.held_up and lane.taken == taken:
+                    lane.go_on()
+            if any(lane.queued for lane in tuple(self._lanes)):
+                self._behind.set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether any future is to be settled, but for that whose callback calls this."""
+        mine = threading.current_thread()
+        return any(lane.added - lane.settled > (mine in lane.threads) for lane in tuple(self._lanes))
+
+    def close(self, seconds: float) -> None:
+        """End the threads; wait at most so long for callbacks that still run."""
+        self._closed = True
+        self._behind.set()
+        limit = time.monotonic() + seconds
+        threads = [thread for lane in self._lanes for thread in lane.threads]
+        for lane in self._lanes:
+            lane.end()
+        for thread in [*threads, self._watch]:
+            if thread is not None and thread is not threading.current_thread():
+                thread.join(max(0.0, limit - time.monotonic()))
