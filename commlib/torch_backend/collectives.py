@@ -69,10 +69,10 @@ def reduce(core: Core, tensor: Tensor, root: int, op: Op) -> Job:
 def allgather(core: Core, outputs: Sequence[Tensor], given: Tensor, name: str = "allgather") -> Job:
     """Gather every rank's tensor; ``outputs`` is one tensor for all of them, or one for each rank."""
     source, target = Operand([given]), Operand(outputs, writes=True)
-    _same_type(source, target, name)
+    _same_type(source, target, "all_gather")
     if len(outputs) == core.ranks > 1 and any(output.numel() != given.numel() for output in outputs):
         return _allgather_uneven(core, outputs, source, name)
-    _whole(name, "output", target.elements, core.ranks * source.elements)
+    _whole("all_gather", "output", target.elements, core.ranks * source.elements)
     request = Request("allgather", source.elements, source.movable, name=name)
     if request.bytes < SPREAD:
         return Transfer(core, request, source, target)
@@ -81,7 +81,7 @@ def allgather(core: Core, outputs: Sequence[Tensor], given: Tensor, name: str = 
 
 def _allgather_uneven(core: Core, outputs: Sequence[Tensor], source: Operand, name: str) -> Job:
     """Shards of different sizes: a broadcast from each rank."""
-    _whole(name, f"output {core.rank}", outputs[core.rank].numel(), source.elements)
+    _whole("all_gather", f"output {core.rank}", outputs[core.rank].numel(), source.elements)
     targets = [Operand([output], writes=True) for output in outputs]
 
     def job(timeout: float) -> None:

@@ -281,7 +281,7 @@ def refusals(_rank: int) -> list[str]:
 def test_wrong_arguments_are_refused_in_words():
     for told in run_on(2, refusals):
         assert told == [
-            "TorchSpecError: allgather: the output has 3 elements, not 2",
+            "TorchSpecError: all_gather: the output has 3 elements, not 2",
             "TorchSpecError: elements of the output share memory (an expanded tensor?), so that no result can be "
             "written there: pass a copy, tensor.contiguous(), and take the result from it",
             "NotImplementedError: band is not defined on torch.float32",
