@@ -9,6 +9,7 @@ of a call that another thread made) is found by a watch, which has another threa
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -71,10 +72,19 @@ class _Lane:
         return self.queued and self.taken > self.settled
 
     def go_on(self) -> None:
-        """Have a new thread settle what is queued."""
+        """Have a new thread settle what is queued.
+
+        Raises:
+            RuntimeError: the system has no thread left, or the process ends.
+        """
+        before = [each for each in self.threads if each.is_alive()]
         thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
-        self.threads = [each for each in self.threads if each.is_alive()] + [thread]
-        thread.start()
+        self.threads = [*before, thread]
+        try:
+            thread.start()
+        except RuntimeError:
+            self.threads = before
+            raise
 
     def _serve(self) -> None:
         _here.depth = self._depth + 1
@@ -103,15 +113,26 @@ class Settling:
         self._watch: threading.Thread | None = None
 
     def add(self, work: Ended) -> None:
-        """Settle the future of a call, after those of the calls of its depth before it; one thread calls this."""
-        while len(self._lanes) <= work.depth:
-            self._lanes.append(_Lane(len(self._lanes), self._name))
-        if not self._lanes[work.depth].add(work) or self._behind.is_set():
+        """Settle the future of a call, after those of the calls of its depth before it; one thread calls this.
+
+        It is settled here and now if no thread can be had.
+        """
+        try:
+            while len(self._lanes) <= work.depth:
+                self._lanes.append(_Lane(len(self._lanes), self._name))
+        except RuntimeError:
+            work.settle()
             return
+        if self._lanes[work.depth].add(work) and not self._behind.is_set():
+            self._behind.set()
+            self._watch_over()
+
+    def _watch_over(self) -> None:
         if self._watch is None:
-            self._watch = threading.Thread(target=self._look, name=self._name, daemon=True)
-            self._watch.start()
-        self._behind.set()
+            watch = threading.Thread(target=self._look, name=self._name, daemon=True)
+            with contextlib.suppress(RuntimeError):
+                watch.start()
+                self._watch = watch
 
     def _look(self) -> None:
         """Replace the thread of each lane that has taken nothing for a while though calls are queued."""
@@ -121,7 +142,8 @@ class Settling:
             time.sleep(PATIENCE)
             for lane, taken in seen:
                 if lane.held_up and lane.taken == taken:
-                    lane.go_on()
+                    with contextlib.suppress(RuntimeError):
+                        lane.go_on()
             if any(lane.queued for lane in tuple(self._lanes)):
                 self._behind.set()
 
