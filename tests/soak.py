@@ -20,6 +20,7 @@ from soak_calls import KINDS, REDUCING, WAITING, Call, Rank, begin_call, fill_pa
 from soak_usage import return_memory, usage
 
 from commlib.runtime.tensors import DTYPES
+from commlib.torch_backend.group import core_of
 
 SLOTS = 4
 """Groups that are alive beside the world."""
@@ -127,7 +128,9 @@ class Soak:
         """Have the world make the threads that it makes when they are first needed."""
         after, before = ((self.rank + step) % dist.get_world_size() for step in (1, -1))
         work = dist.irecv(torch.zeros(1), before)
-        dist.barrier(async_op=True).wait()
+        with core_of().lock:  # else it may be done before it has a future to be settled
+            future = dist.barrier(async_op=True).get_future()
+        future.wait()
         dist.send(torch.zeros(1), after)
         work.wait()
 

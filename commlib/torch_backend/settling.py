@@ -103,7 +103,7 @@ class _Lane:
 
 
 class Settling:
-    """The threads that settle the futures of one group's calls; each is made on first need."""
+    """The threads that settle the futures of one group's calls, made on first need, and the watch over them."""
 
     def __init__(self, name: str) -> None:
         self._name = f"{name}-callbacks"
@@ -120,19 +120,18 @@ class Settling:
         try:
             while len(self._lanes) <= work.depth:
                 self._lanes.append(_Lane(len(self._lanes), self._name))
+            if self._watch is None:
+                self._watch = self._watching()
         except RuntimeError:
             work.settle()
             return
         if self._lanes[work.depth].add(work) and not self._behind.is_set():
             self._behind.set()
-            self._watch_over()
 
-    def _watch_over(self) -> None:
-        if self._watch is None:
-            watch = threading.Thread(target=self._look, name=self._name, daemon=True)
-            with contextlib.suppress(RuntimeError):
-                watch.start()
-                self._watch = watch
+    def _watching(self) -> threading.Thread:
+        watch = threading.Thread(target=self._look, name=self._name, daemon=True)
+        watch.start()
+        return watch
 
     def _look(self) -> None:
         """Replace the thread of each lane that has taken nothing for a while though calls are queued."""
