@@ -11,6 +11,7 @@ from commlib.runtime.tabulate import TableLimits
 
 _MOST_LOOKS = 100_000
 """A wait always comes to sleep, because only there it looks at its deadline."""
+_CACHE, _PYTHON_CACHE = 4 << 20, 32 << 20
 
 
 class ShmUnavailable(CommlibError):  # noqa: N818 (a fact, not a fault)
@@ -27,8 +28,9 @@ class ShmOptions:
         ring_bytes: of the ring between two ranks for send and recv; taken when used.
         tile_bytes: what a step of a program with scratch or messages moves at most in a tile; 0 for no bound.
         cache_bytes: what the scratch of all ranks takes in a tile, so that what one rank writes and another reads
-            stays in the caches; 0 for no bound (measured, staged allreduce of 64 MB, 32 MB of last-level cache: 8 ranks
-            27 ms with 4 MB and 53 ms without; 4 ranks 10.6 and 13.2 ms; 1 to 8 MB are alike).
+            stays in the caches; 0 for no bound; None: 4 MB, and 32 MB where Python runs the steps, each of which costs
+            more (measured, staged allreduce, 8 ranks, 32 MB of last-level cache: 64 MB in 27 ms with 4 MB and 53 ms
+            without, 1 to 8 MB alike; in Python 4 MB in 5.2 ms with 4 MB, 2.9 ms with 32 MB).
         spins, yields: how often a wait looks again at once, and after giving the core to others, before it sleeps;
             None: by the number of ranks and cores.
         slice_seconds: how long it sleeps before it looks for the reason of a delay.
@@ -45,7 +47,7 @@ class ShmOptions:
     depth: int = 8
     ring_bytes: int = 256 << 10
     tile_bytes: int = 512 << 10
-    cache_bytes: int = 4 << 20
+    cache_bytes: int | None = None
     spins: int | None = None
     yields: int | None = None
     slice_seconds: float = 0.02
@@ -64,13 +66,14 @@ class ShmOptions:
         if not 0 < self.slice_seconds <= 1:
             raise SpecError(f"slice_seconds is above 0 and at most 1, not {self.slice_seconds}")
         for name in ("tile_bytes", "cache_bytes"):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise SpecError(f"{name} is 0 or more, not {getattr(self, name)}")
 
     @property
     def limits(self) -> TableLimits:
         """What tables must keep to."""
-        return TableLimits(self.lane_bytes, self.slot_bytes, self.depth, CHANNELS, self.tile_bytes, self.cache_bytes)
+        cache = (_CACHE if self.native else _PYTHON_CACHE) if self.cache_bytes is None else self.cache_bytes
+        return TableLimits(self.lane_bytes, self.slot_bytes, self.depth, CHANNELS, self.tile_bytes, cache)
 
     def layout(self, ranks: int) -> SegmentLayout:
         """The segments of a group; lanes in whole pages, slots in whole lines, rings in whole pages."""

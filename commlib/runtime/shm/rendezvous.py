@@ -138,7 +138,7 @@ def _own(layout: SegmentLayout, rank: int) -> tuple[Mapping | None, int, str]:
 
 
 def _mine(mapping: Mapping | None, descriptor: int, trouble: str, options: ShmOptions, native: bool) -> dict[str, Any]:
-    sizes = [options.lane_bytes, options.slot_bytes, options.depth, options.ring_bytes]
+    sizes: list[int | None] = [options.lane_bytes, options.slot_bytes, options.depth, options.ring_bytes]
     sizes += [options.tile_bytes, options.cache_bytes]
     return {
         "host": host_identity(),

@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -58,7 +59,7 @@ class ShmSession:
 
     def __init__(self, rank: int, ranks: int, options: ShmOptions, meeting: Meeting, timeout: float) -> None:
         """Not for users: ``open`` makes sessions."""
-        self.rank, self.ranks, self.options = rank, ranks, options
+        self.rank, self.ranks, self.options = rank, ranks, replace(options, native=meeting.native)
         self.layout, self.native, self.readv, self.pids = (
             options.layout(ranks),
             meeting.native,
