@@ -277,7 +277,7 @@ class Core:
         with span:
             work = self._issue(name, job, asynchronous, timeout, results)
             if isinstance(work, PendingWork) and asynchronous:
-                span._call_end_callbacks_on_future(work.get_future())
+                work.end_span(span)
         return work
 
     def perform(

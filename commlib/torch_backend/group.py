@@ -245,7 +245,7 @@ class CommlibGroup(Identity):
         span = torch.autograd.profiler.record_function(f"commlib:{name}")
         with span:
             work = begin(self._core.timeout)
-            span._call_end_callbacks_on_future(PendingWork.get_future(work))  # its own would wait for the message
+            work.end_span(span)
         return work
 
     # Order

@@ -12,7 +12,7 @@ import torch
 from torch.distributed import Work
 
 from commlib.errors import DeadlineError
-from commlib.torch_backend.compat import let_go
+from commlib.torch_backend.compat import let_go, profiler_runs
 from commlib.torch_backend.failures import as_torch
 from commlib.torch_backend.settling import depth
 
@@ -56,6 +56,23 @@ DONE = FinishedWork()
 """The handle of every call that was done when it returned."""
 
 
+class Span:
+    """A range of the profiler that another thread ends than began it, if the profiler still runs then.
+
+    Once it has stopped, the memory of its ranges is gone, and ending one would write there; gloo's calls do, if nobody
+    waited for them.
+    """
+
+    def __init__(self, record: Any) -> None:
+        self._ended: torch.futures.Future[Any] = torch.futures.Future()
+        record._call_end_callbacks_on_future(self._ended)
+
+    def end(self) -> None:
+        """End it, unless the profiler has stopped."""
+        if profiler_runs():
+            self._ended.set_result(None)
+
+
 class PendingWork(Work):
     """A call that another thread, or a later ``wait``, finishes. ``results`` are the tensors it fills.
 
@@ -70,9 +87,19 @@ class PendingWork(Work):
         self._finished = False
         self._future: torch.futures.Future[Any] | None = None
         self._outcome: torch.futures.Future[Any]
+        self._span: Span | None = None
         self._guard = threading.Lock()
         self._running = threading.Lock()
         self._running.acquire()
+
+    def end_span(self, record: Any) -> None:
+        """End a range of the profiler (a ``record_function``) with the call, before those who wait are woken."""
+        span = Span(record)
+        with self._guard:
+            if not self._finished:
+                self._span = span
+                return
+        span.end()
 
     def finish(self, error: BaseException | None = None) -> None:
         """The call has ended; wakes those who wait and settles the future."""
@@ -82,6 +109,9 @@ class PendingWork(Work):
     def end(self, error: BaseException | None) -> bool:
         """The call has ended; wakes those who wait. Whether there is a future, which someone must ``settle``."""
         with self._guard:
+            if self._span is not None:
+                self._span.end()
+                self._span = None
             self.error = None if error is None else as_torch(error)
             self._finished = True
         self._running.release()

@@ -183,3 +183,42 @@ def test_the_profiler_shows_calls_by_name(transport: str):
     wanted = ["commlib:all_reduce"] * 3 + ["commlib:barrier", "commlib:broadcast"]
     sends, receives = ["commlib:send"] * 2, ["commlib:recv", "commlib:recv_anysource"]
     assert run_on(2, profiled, transport=transport) == [wanted + sends, wanted + receives]
+
+
+ROUNDS = 20
+
+
+def outlives(rank: int) -> int:
+    """Calls that end after the profiler has: its memory of them is gone then."""
+    store, value = dist.distributed_c10d._get_default_store(), torch.ones(100)
+    for turn in range(ROUNDS):
+        if rank == 0:
+            with torch.profiler.profile():
+                work = dist.all_reduce(value, async_op=True)
+            store.set(f"stopped {turn}", "yes")
+        else:
+            store.wait([f"stopped {turn}"])
+            work = dist.all_reduce(value, async_op=True)
+        work.wait()
+        value /= 2
+    return int(value.sum())
+
+
+@pytest.mark.parametrize("transport", ["shm", "gloo"])
+def test_a_call_may_end_after_the_profiler(transport: str):
+    assert run_on(2, outlives, transport=transport) == [100, 100]
+
+
+def waits_and_stops(rank: int) -> int:  # noqa: ARG001
+    """Calls that end just before the profiler does."""
+    value = torch.ones(100)
+    for _ in range(ROUNDS):
+        with torch.profiler.profile() as profile:
+            dist.all_reduce(value, async_op=True).wait()
+        assert [event.name for event in profile.events() if "commlib" in event.name] == ["commlib:all_reduce"]
+        value /= 2
+    return int(value.sum())
+
+
+def test_the_profiler_may_stop_as_soon_as_a_call_was_waited_for():
+    assert run_on(2, waits_and_stops) == [100, 100]
