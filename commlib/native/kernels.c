@@ -11,7 +11,14 @@ typedef struct {
 
 #define FUSE(a, b, c) (sizeof(a) == 4 ? (double)__builtin_fmaf(a, b, c) : __builtin_fma(a, b, c))
 
-enum { BLOCK_BYTES = 32768, WIDEST = 256 };
+enum { BLOCK_BYTES = 32768, WIDEST = 256, FAR_BYTES = 65536, AHEAD = 2048, LINE = 64 };
+
+/* Have this many bytes fetched, some way ahead of p; beyond the end of memory nothing happens. */
+#define FETCH(p, bytes)                                                                                              \
+    do {                                                                                                             \
+        __builtin_prefetch((p) + AHEAD);                                                                             \
+        if ((bytes) > LINE) __builtin_prefetch((p) + AHEAD + LINE);                                                  \
+    } while (0)
 
 /* What is left after the last full span: done in padded copies, so that it needs no code of its own. */
 static void combine_rest(Combine combine, size_t span, char *const *to, int tos, const char *const *from, int froms,

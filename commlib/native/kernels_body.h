@@ -4,7 +4,9 @@
  *   HALF_TO_FLOAT(v), FLOAT_TO_HALF(v)         vectors of VBYTES / 4 halves and floats,
  *   STREAM(p, v)                               optional: a store of a vector past the caches,
  *   FUSED(a, b, c)                             a * b + c, rounded once where the set can.
- * Each combine goes once through memory, four registers of every source at a time, whatever their number. */
+ * Each combine goes once through memory, four registers of every source at a time, whatever their number. What is too
+ * long for the first-level cache it takes two registers at a time, and has the processor fetch what lies AHEAD of it:
+ * with many sources the processor's own prefetching falls behind. */
 
 #define VECTOR(type, name) typedef type NAME(name) __attribute__((vector_size(VBYTES), aligned(1), may_alias))
 VECTOR(float, f32);
@@ -26,6 +28,20 @@ typedef uint16_t NAME(half) __attribute__((vector_size(VBYTES / 2), aligned(1), 
 #define COMBINE(name, V, SPAN, IN, OUT, OP)                                                                          \
     TARGET static void NAME(name)(char *const *to, int tos, const char *const *from, int froms, size_t bytes) {      \
         size_t at = 0;                                                                                               \
+        for (; bytes >= FAR_BYTES && at + (SPAN) / 2 <= bytes; at += (SPAN) / 2) {                                   \
+            const char *p = from[0] + at;                                                                            \
+            FETCH(p, (SPAN) / 2);                                                                                    \
+            V a = IN(p, 0), b = IN(p, 1);                                                                            \
+            for (int s = 1; s < froms; s++) {                                                                        \
+                p = from[s] + at;                                                                                    \
+                FETCH(p, (SPAN) / 2);                                                                                \
+                a = OP(a, IN(p, 0)), b = OP(b, IN(p, 1));                                                            \
+            }                                                                                                        \
+            for (int s = 0; s < tos; s++) {                                                                          \
+                char *q = to[s] + at;                                                                                \
+                OUT(q, 0, a), OUT(q, 1, b);                                                                          \
+            }                                                                                                        \
+        }                                                                                                            \
         for (; at + (SPAN) <= bytes; at += (SPAN)) {                                                                 \
             const char *p = from[0] + at;                                                                            \
             V a = IN(p, 0), b = IN(p, 1), c = IN(p, 2), d = IN(p, 3);                                                \
