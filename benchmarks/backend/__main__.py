@@ -13,12 +13,13 @@ What is compared, in float32, with torch.set_num_threads(1), times of the slowes
     openmpi mpich impi mpi4py's call, each MPI in processes of its own
 
 Processes are started once for each number of ranks and sleep while another peer is measured. A cell is measured in
-rounds; in a round each peer has one batch of about 15 ms, after half as many untimed calls. Results are checked before
-and after. Sizes are the larger of a rank's input and output.
+rounds; in a round each peer has one batch of about 15 ms, after half as many untimed calls, and another peer begins.
+Results are checked before and after. Sizes are the larger of a rank's input and output.
 
-Parts: "cells" is all that; "limit" the largest allreduce against the rate at which all ranks together read memory
-beyond the cache; "ddp" what communication adds to a step of DistributedDataParallel on 4 ranks; "busy" the backend's
-calls with and without another process on the first core.
+Parts: "cells" is all that; "limit" the largest allreduce against the rates at which all ranks together read memory
+beyond the cache, and read it and write it back (as any allreduce must), and torch's own part of a call; "ddp" what
+communication adds to a step of DistributedDataParallel on 4 ranks; "busy" the backend's calls with and without another
+process on the first core.
 
 The MPIs are no dependencies of commlib. Each needs a virtual environment of its own in FOLDER, named as above:
 
@@ -90,8 +91,7 @@ def measure_part(part: str, table: Table, options: argparse.Namespace, found: di
     """Measure a part on a number of ranks, and add what came out to ``found``."""
     table.start()
     if part == "limit":
-        limit, records = table.limited(min(options.rounds, 12))
-        found["limit"].append({**limit, "records": [record.summary() for record in records]})
+        found["limit"].append(table.limited(min(options.rounds, 16)))
     elif part == "ddp" and table.ranks == 4:
         found["ddp"] = table.steps(min(2 * options.rounds, 20))
     elif part in ("cells", "busy"):

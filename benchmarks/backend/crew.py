@@ -22,6 +22,8 @@ from peer import ADDRESS
 HERE = Path(__file__).resolve().parent
 CLOSING = 5.0
 """Seconds that a crew has to end by itself."""
+LOOK = 0.5
+"""Seconds between two looks whether a crew that has not come is still there."""
 
 
 class CrewLostError(Exception):
@@ -30,7 +32,7 @@ class CrewLostError(Exception):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to start a crew: one command for all ranks (``mpiexec``), or, without a launcher, one for each rank."""
+    """How to start a crew: one command for all ranks, either ``mpiexec`` or the worker, which forks them."""
 
     name: str
     worker: str
@@ -38,12 +40,10 @@ class Recipe:
     launcher: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
 
-    def commands(self, ranks: int) -> list[tuple[list[str], dict[str, str]]]:
-        """Commands with what each adds to the environment."""
+    def command(self, ranks: int) -> list[str]:
+        """What starts all ranks."""
         worker = [self.python, str(HERE / self.worker)]
-        if self.launcher:
-            return [([*self.launcher, "-n", str(ranks), *worker], {})]
-        return [(worker, {"RANK": str(rank), "WORLD_SIZE": str(ranks)}) for rank in range(ranks)]
+        return [*self.launcher, "-n", str(ranks), *worker] if self.launcher else worker
 
 
 def torch_recipe(name: str, **environment: str) -> Recipe:
@@ -84,7 +84,7 @@ class Crew:
         """
         self.recipe, self.ranks, self.timeout = recipe, ranks, timeout
         self._folder = Path(tempfile.mkdtemp(prefix="commlib-bench-"))
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._process: subprocess.Popen[bytes] | None = None
         self._streams: list[Any] = []
         self._connections: list[socket.socket] = []
         try:
@@ -95,14 +95,18 @@ class Crew:
 
     def _start(self) -> None:
         address = str(self._folder / "socket")
-        common = {**os.environ, "OMP_NUM_THREADS": "1", ADDRESS: address, "STORE": str(self._folder / "store")}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            ADDRESS: address,
+            "STORE": str(self._folder / "store"),
+            "WORLD_SIZE": str(self.ranks),
+            **self.recipe.environment,
+        }
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(address)
             listener.listen(self.ranks)
-            listener.settimeout(self.timeout)
-            for command, extra in self.recipe.commands(self.ranks):
-                environment = {**common, **self.recipe.environment, **extra}
-                self._processes.append(self._spawn(command, environment))
+            self._process = self._spawn(self.recipe.command(self.ranks), environment)
             hellos = [self._accept(listener) for _ in range(self.ranks)]
         order = sorted(range(self.ranks), key=lambda index: hellos[index]["rank"])
         self._streams = [self._streams[index] for index in order]
@@ -116,14 +120,20 @@ class Crew:
             )
 
     def _accept(self, listener: socket.socket) -> Any:
-        try:
-            connection, _ = listener.accept()
-        except TimeoutError:
-            raise self._lost("did not start") from None
+        connection = self._connection(listener)
         connection.settimeout(self.timeout)
         self._streams.append(connection.makefile("rw"))
         self._connections.append(connection)
         return json.loads(self._line(self._streams[-1]))
+
+    def _connection(self, listener: socket.socket) -> socket.socket:
+        """The next rank's; looks now and then whether the process is still there."""
+        listener.settimeout(LOOK)
+        limit = time.monotonic() + self.timeout
+        while time.monotonic() < limit and self._process is not None and self._process.poll() is None:
+            with contextlib.suppress(TimeoutError):
+                return listener.accept()[0]
+        raise self._lost("did not start")
 
     def _line(self, stream: Any) -> str:
         try:
@@ -164,13 +174,12 @@ class Crew:
             with contextlib.suppress(OSError):
                 stream.close()
             connection.close()
-        deadline = time.monotonic() + CLOSING
-        for process in self._processes:
+        if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.0, deadline - time.monotonic()))
+                self._process.wait(CLOSING)
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> Crew:

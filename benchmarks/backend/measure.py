@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 from cells import LARGEST, Cell
 from crew import Crew, CrewLostError, Recipe
@@ -27,9 +27,11 @@ MOST_CALLS = 10_000
 LEAST, CELL_SECONDS = 8, 12.0
 """Rounds that a cell has at least, and seconds after which it has no more."""
 LIVES = 4
-READ_BYTES = 128 << 20
-READ_PIECE = 4 << 20
-READ_SECONDS = 0.2
+STREAM_BYTES = 128 << 20
+STREAM_PIECE = 4 << 20
+STREAM_SECONDS = 0.2
+OVERHEAD_CALLS, OVERHEAD_BATCHES = 2000, 15
+T = TypeVar("T")
 
 
 def p10(values: Sequence[float]) -> float:
@@ -41,7 +43,7 @@ def p10(values: Sequence[float]) -> float:
 class Record:
     """Times in seconds per call, of the slowest rank, of the batches of one subject in one cell.
 
-    ``condition``: "cells", "limit", or of the part "busy": "quiet" and "busy".
+    ``condition``: "cells", or of the part "busy": "quiet" and "busy".
     """
 
     crew: str
@@ -59,6 +61,12 @@ class Record:
         found = asdict(self)
         times = found.pop("times")
         return {**found, "batches": len(times), "p10": p10(times), "median": median(times)}
+
+
+def rotated(values: Sequence[T], turn: int) -> list[T]:
+    """The values, beginning with another one in each turn: what ran before may matter to what comes next."""
+    begin = turn % max(1, len(values))
+    return [*values[begin:], *values[:begin]]
 
 
 def turns(rounds: int) -> Iterator[int]:
@@ -121,10 +129,10 @@ class Table:
         """Measure a cell: every crew in each round."""
         self.start()
         records = {name: self._begin(name, cell) for name in list(self.crews)}
-        for _ in turns(rounds):
-            for name in list(self.crews):
+        for turn in turns(rounds):
+            for name in rotated(list(self.crews), turn):
                 with self._losing(name):
-                    self.batches(name, records[name], 1)
+                    self.batches(name, rotated(records[name], turn), 1)
         for name in list(self.crews):
             with self._losing(name):
                 self._judge(name, records[name])
@@ -190,28 +198,41 @@ class Table:
             return self.crew("native").ask("ddp", within=900.0, steps=count)
         return []
 
-    def limited(self, rounds: int) -> tuple[dict[str, Any], list[Record]]:
-        """Bytes per second that all ranks together read of memory, and the largest allreduce, in turn."""
-        cell, rates = Cell("allreduce", self.ranks, LARGEST), list[float]()
-        self.start()
-        records = [replace(record, condition="limit") for record in self._begin("native", cell)]
-        with self._losing("native"):
-            for _ in range(rounds if records else 0):
-                rates.append(self._reading())
-                self.batches("native", records, 2)
-        return {"ranks": self.ranks, "rates": rates}, [record for record in records if record.times]
+    def limited(self, rounds: int) -> dict[str, Any]:
+        """How fast all ranks together read memory, and read and write it back, and the largest allreduce, in turn.
 
-    def _reading(self) -> float:
-        """Bytes per second that the ranks read together, each a buffer beyond the cache; the better kernel's."""
-        answers = self.crew("native").ask("read", bytes=READ_BYTES, piece=READ_PIECE, seconds=READ_SECONDS)
-        return max(together([answer[kernel] for answer in answers]) for kernel in answers[0])
+        "reads" and "updates" are in bytes per second, "calls" the seconds of each subject; "torch" those of an
+        allreduce on a group that does nothing.
+        """
+        found: dict[str, Any] = {"ranks": self.ranks, "reads": [], "updates": [], "calls": {}, "torch": []}
+        self.start()
+        records = self._begin("native", Cell("allreduce", self.ranks, LARGEST))
+        with self._losing("native"):
+            answers = self.crew("native").ask("overhead", calls=OVERHEAD_CALLS, batches=OVERHEAD_BATCHES)
+            found["torch"] = list(map(max, zip(*answers, strict=True)))
+            for turn in range(rounds if records else 0):
+                read, update = self._streaming()
+                found["reads"].append(read)
+                found["updates"].append(update)
+                self.batches("native", rotated(records, turn), 1)
+        rounds = min([len(found["reads"]), *(len(record.times) for record in records)])
+        found["calls"] = {record.subject: record.times[:rounds] for record in records}
+        return {**found, "reads": found["reads"][:rounds], "updates": found["updates"][:rounds]}
+
+    def _streaming(self) -> tuple[float, float]:
+        """Bytes per second that the ranks read together (the better kernel's), and that they read and write back."""
+        sizes = {"bytes": STREAM_BYTES, "piece": STREAM_PIECE}
+        answers = self.crew("native").ask("stream", seconds=STREAM_SECONDS, **sizes)
+        rates = {kernel: together([answer[kernel] for answer in answers]) for kernel in answers[0]}
+        update = rates.pop("update")
+        return max(rates.values()), update
 
 
 def together(times: Sequence[Sequence[float]]) -> float:
-    """Bytes per second while all ranks were reading; ``times``: of each rank, its beginning, then each piece's end."""
+    """Bytes per second while all ranks were at it; ``times``: of each rank, its beginning, then each piece's end."""
     began, ended = max(each[0] for each in times), min(each[-1] for each in times)
     pieces = sum(sum(began < end <= ended for end in each) for each in times)
-    return pieces * READ_PIECE / (ended - began) if ended > began else 0.0
+    return pieces * STREAM_PIECE / (ended - began) if ended > began else 0.0
 
 
 @contextlib.contextmanager

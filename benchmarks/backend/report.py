@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from statistics import median
 from typing import Any
 
 from cells import COLLECTIVES, LARGEST, Cell
@@ -49,14 +50,14 @@ def sections(figures: Figures) -> Iterator[tuple[str, Row, list[Row]]]:
         yield f"{collective}: torch.distributed, us", TORCH_HEAD, list(_torch_rows(figures, collective))
     for collective in COLLECTIVES:
         yield f"{collective}: library call and MPI, p10, us", MPI_HEAD, list(_mpi_rows(figures, collective))
-    limit = ("ranks", "read GB/s", "limit us", "subject", "p10 us", "% of limit")
-    yield f"allreduce of {LARGEST >> 20} MB and the memory limit", limit, list(_limit_rows(figures))
+    limit = ("ranks", "read GB/s", "update GB/s", "subject", "call us", "% of reading", "% of updating")
+    yield f"allreduce of {LARGEST >> 20} MB and the memory's limits, medians", limit, list(_limit_rows(figures))
     ddp = ("backend", "step ms", "alone ms", "communication ms", "gloo / this")
     yield "DistributedDataParallel, 4 ranks, 25 million parameters, medians", ddp, list(_ddp_rows(figures))
     busy = ("collective", "ranks", "size", "quiet us", "busy us", "busy / quiet")
     yield "another process on a core, medians", busy, list(_busy_rows(figures))
     goals = ("what", "goal", "cells that meet it", "worst", "where")
-    yield "goals (p10)", goals, [goal.row() for goal in judge(figures)]
+    yield "goals (p10, where nothing else is said)", goals, [goal.row() for goal in judge(figures)]
 
 
 def grids(figures: Figures) -> Iterator[tuple[str, Ratio]]:
@@ -103,11 +104,11 @@ def _mpi_rows(figures: Figures, collective: str) -> Iterator[Row]:
 
 
 def _limit_rows(figures: Figures) -> Iterator[Row]:
-    for ranks, rate, limit, records in figures.limits():
-        for record in records:
-            share = f"{100 * limit / record['p10']:.0f}"
-            head = (str(ranks), f"{rate / 1e9:.1f}", f"{1e6 * limit:.0f}")
-            yield (*head, record["subject"], f"{1e6 * record['p10']:.0f}", share)
+    for limit in figures.limits():
+        rates = [f"{median(rates) / 1e9:.1f}" for rates in (limit.reads, limit.updates)]
+        for subject, times in limit.calls.items():
+            shares = (f"{100 * limit.share(subject, rates):.0f}" for rates in (limit.reads, limit.updates))
+            yield (str(limit.ranks), *rates, subject, f"{1e6 * median(times):.0f}", *shares)
 
 
 def _ddp_rows(figures: Figures) -> Iterator[Row]:

@@ -1,15 +1,17 @@
-"""A rank of a torch crew: gloo and commlib through the same torch.distributed calls, and commlib's library call.
+"""The ranks of a torch crew: gloo and commlib through the same torch.distributed calls, and commlib's library call.
 
     gloo, commlib        the torch.distributed call, on a group of each backend
     library              a planned call of a ShmSession, ordinary tensors
     registered           the same on tensors in registered memory
 
-With COMMLIB_NATIVE=0 commlib is pure Python, and "library" and "registered" are left out.
+All ranks are forked from one process, as commlib's launcher does it. With COMMLIB_NATIVE=0 commlib is pure Python, and
+"library" and "registered" are left out.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +29,7 @@ from commlib.runtime.shm.session import ShmSession
 from commlib.torch_backend.options import Options
 from commlib.torch_backend.request import Request
 from commlib.torch_backend.shared import SharedRunner
+from commlib.torch_backend.work import DONE
 
 TIMEOUT = 60.0
 """Seconds, of a library call."""
@@ -92,15 +95,37 @@ def torch_call(cell: Cell, group: Any, given: torch.Tensor, taken: torch.Tensor)
     return calls[cell.collective]
 
 
-def read(bytes: int, piece: int, seconds: float) -> dict[str, list[float]]:
-    """Read a buffer in pieces again and again: when each piece was done, the first time being the beginning.
+class Nothing(dist.ProcessGroup):
+    """A group that does nothing: calls on it show what torch itself takes."""
 
-    By the kernels that were found to read fastest; times are of the clock that all processes share.
+    def allreduce(self, tensors: Any, opts: Any) -> Any:  # noqa: ARG002
+        """Return at once."""
+        return DONE
+
+
+def overhead(calls: int, batches: int) -> list[float]:
+    """Seconds that torch itself takes for an allreduce, of each batch, while all ranks do the same."""
+    group, tensor, times = Nothing(0, 1), torch.zeros(256), []
+    for _ in range(batches):
+        dist.barrier()
+        began = time.perf_counter()
+        for _ in range(calls):
+            dist.all_reduce(tensor, group=group)
+        times.append((time.perf_counter() - began) / calls)
+    return times
+
+
+def stream(bytes: int, piece: int, seconds: float) -> dict[str, list[float]]:
+    """Go through a buffer in pieces again and again: when each piece was done, the first time being the beginning.
+
+    Reading it, by the kernels that were found to read fastest; and reading it and writing it back. Times are of the
+    clock that all processes share.
     """
     buffer = np.ones([bytes // piece, piece // 4], np.float32)
     kernels: dict[str, Callable[[Any], Any]] = {
-        "dot": lambda row: np.dot(row, row),
-        "max": lambda row: row.view(np.int32).max(),
+        "read: dot": lambda row: np.dot(row, row),
+        "read: max": lambda row: row.view(np.int32).max(),
+        "update": lambda row: np.negative(row, out=row),
     }
     found = {}
     for name, kernel in kernels.items():
@@ -114,20 +139,32 @@ def read(bytes: int, piece: int, seconds: float) -> dict[str, list[float]]:
     return found
 
 
-def main() -> None:
+def main(rank: int, ranks: int) -> None:
     """Serve."""
     die_with_parent()
     torch.set_num_threads(1)
-    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group("gloo", init_method=f"file://{os.environ['STORE']}", rank=rank, world_size=ranks)
     python = os.environ.get("COMMLIB_NATIVE") == "0"
     makers = Makers(rank, ranks, not python)
     subjects = ["gloo", "commlib", *([] if python else ["library", "registered"])]
     versions = {"torch": torch.__version__, "commlib": commlib.__version__, "numpy": np.__version__}
-    more: dict[str, Callable[..., Any]] = {"read": read, "ddp": makers.steps}
+    more: dict[str, Callable[..., Any]] = {"stream": stream, "overhead": overhead, "ddp": makers.steps}
     serve(Peer(rank, subjects, makers.make, more), {"versions": versions})
     dist.destroy_process_group()
 
 
+def fork(ranks: int) -> int:
+    """Run every rank in a child of this process; 1 if one of them ended badly, and then all end."""
+    children = []
+    for rank in range(ranks):
+        child = os.fork()
+        if child == 0:
+            main(rank, ranks)
+            os._exit(0)
+        children.append(child)
+    bad = any(os.wait()[1] for _ in children)
+    return int(bad)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(fork(int(os.environ["WORLD_SIZE"])))

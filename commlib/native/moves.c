@@ -49,9 +49,10 @@ static void stream_move(const Run *r, const Move *m, char **to, int tos, const c
         if (froms > 1) t->combine(out, 1, near, froms, part);
         const char *result = froms > 1 ? sums : near[0];
         for (int i = 0; i < tos; i++) {
+            if (to[i] + at == result) continue;
             if (t->operands[m->destination_low + i].base == OWN_OUTPUT)
                 r->stream(to[i] + at, result, part);
-            else if (to[i] + at != result)
+            else
                 memcpy(to[i] + at, result, part);
         }
     }

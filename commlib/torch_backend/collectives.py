@@ -21,7 +21,7 @@ from commlib.torch_backend.operand import REDUCIBLE, Operand
 from commlib.torch_backend.request import Request
 
 SPREAD = 64 << 10
-"""Bytes of a shard from which an allgather works in its output: it saves a copy where the input lies there already."""
+"""Bytes of a shard from which an input of an allgather that lies in the output already is not copied first."""
 
 Tensor = torch.Tensor
 Op = tuple[str, complex | None]
@@ -76,7 +76,8 @@ def allgather(core: Core, outputs: Sequence[Tensor], given: Tensor, name: str = 
     request = Request("allgather", source.elements, source.movable, name=name)
     if request.bytes < SPREAD:
         return Transfer(core, request, source, target)
-    return Transfer(core, replace(request, placement=Placement.IN), source, target, spread=True)
+    either = {"either": True} if core.runner.aliases else {"placement": Placement.IN}
+    return Transfer(core, replace(request, **either), source, target, spread=True)
 
 
 def _allgather_uneven(core: Core, outputs: Sequence[Tensor], source: Operand, name: str) -> Job:

@@ -67,8 +67,8 @@ class Buckets(Protocol):
 class Transfer:
     """A job that is one request on operands; ``source`` is ``target`` where the call works in place.
 
-    ``spread``: an allgather in its output, where this rank's shard is put first. ``later``: the caller goes on before
-    it is done.
+    ``spread``: an allgather whose input may lie in its output, where it belongs or across. ``later``: the caller goes on
+    before it is done.
     """
 
     __slots__ = ("core", "factor", "later", "request", "source", "spread", "target")
@@ -121,8 +121,10 @@ class Transfer:
 
     def _spread_again(self, given: torch.Tensor, taken: torch.Tensor) -> Callable[[], object] | None:
         """By addresses: what is kept must not keep the tensors alive."""
-        size = self.request.elements
-        shard = taken[self.core.rank * size : (self.core.rank + 1) * size]
+        shard = self.core.shard(self.request, taken)
+        crossing = self.source is not None and self.target is not None and self.source.overlaps(self.target)
+        if not crossing and self.core.works_beside(given, taken):
+            return self._planned(given, taken)
         again = self._planned(shard, taken)
         source, target, length = given.data_ptr(), shard.data_ptr(), self.request.bytes
         if again is None or source == target:
@@ -329,19 +331,32 @@ class Core:
         return (None, line) if request.collective == "broadcast" else (line, None)
 
     def spread(self, request: Request, source: Operand, target: Operand, timeout: float) -> None:
-        """An allgather in place (inside a job): this rank's shard is put where it belongs in the output first.
+        """An allgather (inside a job) whose input may lie in its output, where it belongs; else it is put there first.
 
         It may overlap the place in part: torch would not copy it then.
         """
         line = target.open(self.rooms, "output")
-        shard = line[self.rank * request.elements : (self.rank + 1) * request.elements]
+        shard = self.shard(request, line)
         mine = source.load(self.rooms, "input")
         if mine.data_ptr() != shard.data_ptr() and source.overlaps(target):
             ctypes.memmove(shard.data_ptr(), mine.data_ptr(), request.bytes)
-        elif mine.data_ptr() != shard.data_ptr():
+            mine = shard
+        elif mine.data_ptr() != shard.data_ptr() and not self.works_beside(mine, line):
             shard.copy_(mine)
-        self.run(request, shard, line, timeout)
+            mine = shard
+        self.run(request, mine, line, timeout)
         target.store(line)
+
+    def shard(self, request: Request, line: torch.Tensor) -> torch.Tensor:
+        """This rank's part of an output of equal shards."""
+        return line[self.rank * request.elements : (self.rank + 1) * request.elements]
+
+    def works_beside(self, given: torch.Tensor, taken: torch.Tensor) -> bool:
+        """Whether an allgather may leave its input where it is, out of the output.
+
+        Not where ranks reach each other's outputs, but not the inputs: it is worth a copy to be able to use that.
+        """
+        return self.runner.aliases and (self.reached(given, taken) or not self.reached(taken))
 
     def exchange(self, numbers: Sequence[int], timeout: float, name: str) -> list[list[int]]:
         """The numbers of every rank (inside a job); as many on each."""

@@ -67,6 +67,8 @@ class MessageRunner:
         """The host of each rank, counted from 0 (empty if it was not asked), and who watches over the ranks."""
         self._prepared: OrderedDict[Request, _Prepared] = OrderedDict()
 
+    aliases = False
+
     def prepare(self, request: Request, registered: bool = False) -> _Prepared:  # noqa: ARG002
         """Choose the algorithm; the Communicator plans when it runs."""
         found = self._prepared.get(request)

@@ -18,6 +18,7 @@ class Request:
         collective: a name of ``commlib.collectives``.
         elements: of a shard (0 for alltoallv, where ``sizes[s][d]`` elements go from rank s to rank d).
         reduction: a name of ``commlib.reductions``, or None where nothing is reduced.
+        either: out of place on some ranks, in place on others: the algorithm must be proved for both.
         name: what the user called, for messages; ranks whose names differ are in different calls.
     """
 
@@ -29,6 +30,7 @@ class Request:
     placement: Placement = Placement.OUT
     sizes: tuple[tuple[int, ...], ...] | None = None
     name: str = ""
+    either: bool = False
 
     @property
     def bytes(self) -> int:

@@ -17,8 +17,11 @@ Line = torch.Tensor | None
 class Runner(Protocol):
     """Runs requests, one at a time: the group sees to that.
 
-    In place, ``input`` and ``output`` lie in one span as ``Collective.in_place_offsets`` says.
+    In place, ``input`` and ``output`` lie in one span as ``Collective.in_place_offsets`` says. ``aliases``: that they
+    may lie so in a call out of place too, on any of the ranks.
     """
+
+    aliases: bool
 
     def prepare(self, request: Request, registered: bool = False) -> Any:
         """What calls of one request share: algorithm, proof, layout, plan. Kept by the runner.
@@ -62,6 +65,8 @@ class Runner(Protocol):
 
 class SoloRunner:
     """A group of one rank: each collective copies its input to its output."""
+
+    aliases = True
 
     def prepare(self, request: Request, registered: bool = False) -> Request:  # noqa: ARG002
         """Nothing is planned."""

@@ -14,6 +14,7 @@ from commlib.collectives import Buffer, Placement
 from commlib.reductions import reduction
 from commlib.runtime.binding import Binding, Tensors
 from commlib.runtime.cause import Cause
+from commlib.runtime.shm.prepared import prove
 from commlib.runtime.shm.session import Prepared, ShmSession
 from commlib.runtime.tabulate import NotTabulable
 from commlib.torch_backend.choice import Choice, Situation, choose
@@ -37,6 +38,8 @@ class Plan:
 class SharedRunner:
     """Runs requests on a ShmSession."""
 
+    aliases = True
+
     def __init__(self, session: ShmSession) -> None:
         self._session = session
         self._registers = False
@@ -58,6 +61,8 @@ class SharedRunner:
 
     def _try(self, request: Request, choice: Choice) -> Plan:
         text = request.text(choice.algorithm.name)
+        if request.either:
+            prove(choice.algorithm, Placement.IN, self._session.options.depth)
         launch = (choice.algorithm, request.placement, request.elements, request.dtype, request.reduction)
         prepared = self._session.prepare(*launch, request.sizes, text, choice.reach)
         padded = prepared.layout.padded

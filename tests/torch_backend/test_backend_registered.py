@@ -136,3 +136,22 @@ def _overlapping(rank: int) -> None:
 @pytest.mark.timeout(60)
 def test_an_allgather_whose_input_overlaps_its_output() -> None:
     run_on(2, _overlapping)
+
+
+def _into_registered(rank: int) -> None:
+    """Inputs that no other rank reaches, in place on rank 0 alone, into an output that all reach; then both reached."""
+    size = SPREAD // 4 + 3
+    whole, near = registered_empty([3 * size]), registered_empty([size])
+    place = whole[rank * size : (rank + 1) * size]
+    for given in (place if rank == 0 else torch.zeros(size), torch.zeros(size), near):
+        for turn in range(3):
+            given.copy_(torch.arange(size) + 1000.0 * (3 * turn + rank))
+            gather_single(whole, given)
+            for other in range(3):
+                wanted = torch.arange(size) + 1000.0 * (3 * turn + other)
+                assert torch.equal(whole[other * size : (other + 1) * size], wanted)
+
+
+@pytest.mark.timeout(60)
+def test_an_allgather_of_ordinary_tensors_into_a_registered_one() -> None:
+    run_on(3, _into_registered)
