@@ -67,7 +67,7 @@ class Buckets(Protocol):
 class Transfer:
     """A job that is one request on operands; ``source`` is ``target`` where the call works in place.
 
-    ``spread``: an allgather whose input may lie in its output, where it belongs or across. ``later``: the caller goes on
+    ``spread``: an allgather whose input may lie in its output, in place or across. ``later``: the caller goes on
     before it is done.
     """
 
