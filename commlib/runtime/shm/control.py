@@ -36,8 +36,8 @@ READY = HEADER + 48
 ENTERED = 1 * LINE
 """u64: calls that the owner has begun. Released after the board entry of the call."""
 CORE = ENTERED + 16
-"""u32: 1 + the core on which the owner last gave way in a wait; 0 where it says nothing. Only the native core does, and
-only where each rank can have a core."""
+"""u32: 1 + the core on which the owner last gave way in a wait; 0 where it says nothing. Only the native core does: for
+Python's ranks it was tried, and won nothing (8 ranks on 2 cores, allreduce of 1 KB to 64 MB)."""
 DONE = 2 * LINE
 """u64: epochs that the owner has finished; u32 at + 8: how many ranks sleep until this grows."""
 BELL = 3 * LINE
