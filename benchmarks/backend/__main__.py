@@ -3,7 +3,7 @@
     python benchmarks/backend --mpi FOLDER --json FILE       # everything; about half an hour
     python benchmarks/backend --quick                        # some sizes, few rounds
     python benchmarks/backend --parts limit ddp --ranks 4    # only these
-    python benchmarks/backend --show FILE [--markdown]       # the tables of a run before
+    python benchmarks/backend --show FILE... [--markdown]    # the tables of runs before, as of one
 
 What is compared, in float32, with torch.set_num_threads(1), times of the slowest rank in microseconds:
 
@@ -109,6 +109,18 @@ def progress(part: str, cell: Cell, records: list[Record]) -> str:
     return f"{part} {cell.collective} {cell.ranks} ranks {cell.size}: {times}"
 
 
+def together(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Several runs, of other ranks or parts, as one."""
+    whole = dict(parts[0])
+    for part in parts[1:]:
+        for name in ("records", "limit", "ddp", "lost"):
+            whole[name] = whole[name] + part[name]
+        whole["versions"] = {**part["versions"], **whole["versions"]}
+        whole["missing"] = [name for name in whole["missing"] if name in part["missing"]]
+        whole["seconds"] += part["seconds"]
+    return whole
+
+
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -120,7 +132,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="rounds of a cell (default 30; slow cells have fewer)")
     parser.add_argument("--quick", action="store_true", help=f"sizes {QUICK_SIZES}, 5 rounds")
     parser.add_argument("--json", type=Path, help="where to write all that was found")
-    parser.add_argument("--show", type=Path, help="print the tables of a file written by --json, and measure nothing")
+    parser.add_argument(
+        "--show", type=Path, nargs="+", help="print the tables of files written by --json, and measure nothing"
+    )
     parser.add_argument("--markdown", action="store_true", help="tables in Markdown")
     parser.add_argument("--only", default="", help="print only tables whose title has this text")
     options = parser.parse_args()
@@ -133,7 +147,7 @@ def main() -> int:
     """Measure, or read, and print the tables; 1 if a result was wrong."""
     options = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that all processes are ended
-    found = json.loads(options.show.read_text()) if options.show else run(options)
+    found = together([json.loads(path.read_text()) for path in options.show]) if options.show else run(options)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
     print(render(found, options.markdown, options.only))

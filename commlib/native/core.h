@@ -59,6 +59,7 @@ struct Context {
     PyObject_HEAD
     int32_t rank, ranks, spins, yields;
     int32_t roomy, patience, hopeless; /* see look_longer in idle.c */
+    int32_t shares;                    /* there could be a core for each rank, but another is on this one */
     uint64_t next_move;                /* see cores.c */
     int64_t gap;
     Layout layout;

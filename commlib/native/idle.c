@@ -4,7 +4,7 @@
 #include <sched.h>
 
 /* A wake-up takes up to 60 us on a busy machine; a pause about 40 ns. */
-enum { PATIENT_WAITS = 8, LONGER_SPIN = 30, LONGER_YIELD = 5 };
+enum { PATIENT_WAITS = 8, LONGER_SPIN = 30, LONGER_YIELD = 5, SHARING_YIELDS = 4 };
 
 static int can_go_on(const Run *r) {
     const Table *t = r->table;
@@ -115,14 +115,14 @@ static void look_longer(Context *c, int slept) {
 
 static int comes_soon(Run *r) {
     Context *c = r->context;
-    int64_t spins = (int64_t)c->spins * (c->patience ? LONGER_SPIN : 1);
+    int64_t spins = c->shares ? 0 : (int64_t)c->spins * (c->patience ? LONGER_SPIN : 1);
     for (int64_t i = 0; i < spins; i++) {
         if (can_go_on(r)) return 1;
         pause_cpu();
     }
     give_up_gil(r);
     leave_shared_core(c);
-    int64_t yields = (int64_t)c->yields * (c->patience ? LONGER_YIELD : 1);
+    int64_t yields = c->shares ? SHARING_YIELDS : (int64_t)c->yields * (c->patience ? LONGER_YIELD : 1);
     for (int64_t i = 0; i < yields; i++) {
         if (can_go_on(r)) return 1;
         sched_yield();

@@ -299,7 +299,8 @@ class CommlibGroup(Identity):
         self._closer()
 
     def abort(self) -> None:
-        """As ``shutdown``."""
+        """As ``shutdown``, but calls that have not ended fail at once."""
+        self._core.worker.grace = 0.0
         self.shutdown()
 
 

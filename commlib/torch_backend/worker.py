@@ -27,10 +27,14 @@ _LOOK = 0.002
 
 
 class Worker:
-    """One thread, made on first use, and the calls that wait for it: ``submitted`` less ``ended`` are queued or run."""
+    """One thread, made on first use, and the calls that wait for it: ``submitted`` less ``ended`` are queued or run.
+
+    ``grace``: seconds that closing waits for them.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self.grace = GRACE
         self._waiting: deque[PendingWork] = deque()
         self._begin()
         own(self)
@@ -82,11 +86,11 @@ class Worker:
             del item, work, job, error
 
     def close(self, end: Callable[[], None]) -> None:
-        """End the threads. What is queued has ``GRACE`` seconds; then ``end`` is called, which ends the running call.
+        """End the threads. What is queued has ``grace`` seconds; then ``end`` is called, which ends the running call.
 
         Calls behind it fail at once, as a group's calls do after a failure.
         """
-        if self._lasts(GRACE):
+        if self._lasts(self.grace):
             end()
             self._lasts(_JOIN)
         with self._guard:
@@ -96,7 +100,7 @@ class Worker:
                 self._queue.put(None)
         if thread is not None and thread is not threading.current_thread():
             thread.join(0.0 if self.submitted != self.ended else _JOIN)
-        self._settling.close(0.0 if self._settling.busy else GRACE)
+        self._settling.close(0.0 if self._settling.busy else self.grace)
 
     def _lasts(self, seconds: float) -> bool:
         """Wait for calls and callbacks, at most so long; whether calls have not ended then."""

@@ -18,12 +18,14 @@ def record(crew: str, subject: str, seconds: float, right: bool = True) -> dict[
 
 
 def shown(tmp_path: Path, records: list[dict[str, Any]], *options: str) -> subprocess.CompletedProcess[str]:
-    """What the benchmark prints of these records."""
+    """What the benchmark prints of these records, and of a run of the memory's limit."""
     found = {"machine": {"cores": "2"}, "versions": {}, "lost": [], "missing": ["mpich"], "seconds": 1, "ddp": []}
-    limit = [{"ranks": 2, "rates": [40e9], "records": [record("native", "registered", 4e-3)]}]
-    path = tmp_path / "found.json"
-    path.write_text(json.dumps({**found, "limit": limit, "records": records}))
-    command = [sys.executable, str(BENCHMARK), "--show", str(path), *options]
+    calls = {"registered": [4e-3, 4e-3, 2e-3]}
+    limit = [{"ranks": 2, "reads": [40e9, 40e9, 60e9], "updates": [30e9] * 3, "calls": calls, "torch": [2e-6] * 9}]
+    runs = {"cells.json": {"limit": [], "records": records}, "limit.json": {"limit": limit, "records": []}}
+    for name, run in runs.items():
+        (tmp_path / name).write_text(json.dumps({**found, **run}))
+    command = [sys.executable, str(BENCHMARK), "--show", *(str(tmp_path / name) for name in runs), *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
@@ -43,7 +45,9 @@ def test_tables_and_goals_of_a_kept_run(tmp_path: Path) -> None:
     assert "2 1K 2.0 - 1.0 0.5 2.00 - - 4.0 0.25" in lines
     assert "allreduce / gloo >= 6.5x 1 of 1 50.00x allreduce 2 ranks 1K" in lines
     assert "library allreduce / best MPI >= 1x 1 of 1 2.00x allreduce 2 ranks 1K" in lines
-    assert "a call of 1K through torch <= 3, 15, 30 us 0 of 1 4.0 us allreduce 2 ranks 1K" in lines
+    assert "a call of 1K through torch <= 3, 15, 30 us 0 of 1 4.0 us (torch itself 2.0) allreduce 2 ranks 1K" in lines
+    assert "measured in 2 s" in lines
+    assert "2 40.0 30.0 registered 4000 84 112" in lines
     assert "registered allreduce of 64M / memory limit >= 85% 0 of 1 84% 2 ranks" in lines
     assert "allgather / gloo >= 4x not measured - -" in lines
 

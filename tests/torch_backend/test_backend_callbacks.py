@@ -21,6 +21,8 @@ from commlib.torch_backend.group import core_of
 
 pytestmark = pytest.mark.timeout(90)
 Future = torch.futures.Future
+LONG = 60
+"""Seconds; whoever waits so long has waited in vain."""
 
 
 def ones() -> torch.Tensor:
@@ -188,6 +190,32 @@ def test_closing_ends_a_call_that_waits(transport: str) -> None:
         assert ["rank 0 closed its group" in told for told in got["told"]] == [True] * len(got["told"])
         assert got["took"] < 2.8
     assert results[0]["threads"] == []
+
+
+def aborted(rank: int) -> list[str]:
+    """Rank 0 aborts its group while a call of it waits for rank 1, which makes its calls afterwards."""
+    store, tensor = world_store(), torch.ones(4000)
+    dist.all_reduce(tensor)
+    core_of().worker.grace = 2 * LONG  # what abort does not wait for
+    if rank == 0:
+        works = [dist.all_reduce(tensor, async_op=True) for _ in range(2)]
+        dist.group.WORLD.abort()
+        store.set("aborted", "yes")
+    else:
+        store.wait(["aborted"])
+        works = [dist.all_reduce(tensor, async_op=True)]
+    told = []
+    for work in works:
+        with pytest.raises(PeerFailedError) as raised:
+            work.wait()
+        told.append(str(raised.value))
+    core_of().worker.grace = 0.0
+    return told
+
+
+@pytest.mark.timeout(LONG)
+def test_abort_does_not_wait() -> None:
+    assert ["rank 0 closed its group" in text for told in run_on(2, aborted) for text in told] == [True] * 3
 
 
 def left_alone(rank: int) -> list[float]:
