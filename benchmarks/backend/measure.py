@@ -32,7 +32,7 @@ STREAM_PIECE = 4 << 20
 STREAM_SECONDS = 0.2
 OVERHEAD_CALLS, OVERHEAD_BATCHES = 2000, 15
 LIMITED, LIMITED_CALLS = ("commlib", "library", "registered"), 4
-"""What is held against the memory's limits, and the least calls of its batches: a single one says little of a median."""
+"""What is held against the memory's limits, and the least calls of its batches: a single one says little."""
 T = TypeVar("T")
 
 
