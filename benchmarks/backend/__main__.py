@@ -109,10 +109,20 @@ def progress(part: str, cell: Cell, records: list[Record]) -> str:
     return f"{part} {cell.collective} {cell.ranks} ranks {cell.size}: {times}"
 
 
+def read(path: Path) -> dict[str, Any]:
+    """What a run wrote."""
+    found: dict[str, Any] = json.loads(path.read_text())
+    if any("reads" not in limit for limit in found["limit"]):
+        sys.exit(f"{path} was written by another version of this benchmark")
+    return found
+
+
 def together(parts: list[dict[str, Any]]) -> dict[str, Any]:
     """Several runs, of other ranks or parts, as one."""
     whole = dict(parts[0])
     for part in parts[1:]:
+        if part["machine"] != whole["machine"]:
+            sys.exit(f"runs of different machines are no one run: {whole['machine']} and {part['machine']}")
         for name in ("records", "limit", "ddp", "lost"):
             whole[name] = whole[name] + part[name]
         whole["versions"] = {**part["versions"], **whole["versions"]}
@@ -147,7 +157,7 @@ def main() -> int:
     """Measure, or read, and print the tables; 1 if a result was wrong."""
     options = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that all processes are ended
-    found = together([json.loads(path.read_text()) for path in options.show]) if options.show else run(options)
+    found = together([read(path) for path in options.show]) if options.show else run(options)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
     print(render(found, options.markdown, options.only))

@@ -212,8 +212,9 @@ def _others(figures: Figures) -> Iterator[Goal]:
 def _shares(figures: Figures, subject: str, percent: int) -> list[Reached]:
     reached = []
     for limit in figures.limits():
-        share = 100 * limit.share(subject, limit.reads)
-        reached.append((share / percent, f"{share:.0f}%", f"{limit.ranks} ranks"))
+        if subject in limit.calls:
+            share = 100 * limit.share(subject, limit.reads)
+            reached.append((share / percent, f"{share:.0f}%", f"{limit.ranks} ranks"))
     return reached
 
 

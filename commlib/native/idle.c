@@ -122,7 +122,8 @@ static int comes_soon(Run *r) {
     }
     give_up_gil(r);
     leave_shared_core(c);
-    int64_t yields = c->shares ? SHARING_YIELDS : (int64_t)c->yields * (c->patience ? LONGER_YIELD : 1);
+    int64_t yields = (int64_t)c->yields * (c->patience ? LONGER_YIELD : 1);
+    if (c->shares && yields > SHARING_YIELDS) yields = SHARING_YIELDS;
     for (int64_t i = 0; i < yields; i++) {
         if (can_go_on(r)) return 1;
         sched_yield();

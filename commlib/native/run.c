@@ -2,7 +2,8 @@
  * goes, then DONE. */
 #include "run.h"
 
-enum { LONG_WORK = 65536 }; /* bytes in a tile beyond which other Python threads may run meanwhile */
+enum { LONG_WORK = 65536, /* bytes in a tile beyond which other Python threads may run meanwhile */
+       LOOK_CALLS = 64 };  /* calls after which a rank says where it runs, though it need not wait */
 
 static int blocked(Cursor *at, const char *word, uint64_t target, int kind, int peer, int channel) {
     at->word = word;
@@ -248,7 +249,7 @@ int run_call(Context *c, Table *t, char *input, char *output, uint64_t input_wor
     do bad = run_epoch(&r); /* also one without data is an epoch: else this rank could be many calls ahead of others */
     while (!bad && ++r.tile < t->tiles);
     ring_bells(c);
-    if (!c->roomy) leave_shared_core(c); /* who comes last to every call never waits in one */
+    if (!c->roomy || c->calls % LOOK_CALLS == 0) leave_shared_core(c); /* who comes last never waits in a call */
     take_gil(&r);
     if (record) {
         record->ended = now_ns();

@@ -15,13 +15,18 @@ from commlib.collectives import Placement
 from commlib.errors import MismatchError
 from commlib.reductions import reduction as named_reduction
 from commlib.runtime.tensors import kind_of
+from commlib.torch_backend.catalogue import catalogue
 from commlib.torch_backend.core import Core, Job, Transfer
 from commlib.torch_backend.failures import TorchSpecError
 from commlib.torch_backend.operand import REDUCIBLE, Operand
 from commlib.torch_backend.request import Request
 
 SPREAD = 64 << 10
-"""Bytes of a shard from which an input of an allgather that lies in the output already is not copied first."""
+"""Bytes of a shard from which an input of an allgather that lies in the output already is not copied first.
+
+The library's programs take it where it lies, in the output or out of it, on each rank as it is. Of a user's algorithm
+that is not known, even if it is proved in both placements: where there are such, the call is one in place, and an input
+that lies elsewhere is put into the output first."""
 
 Tensor = torch.Tensor
 Op = tuple[str, complex | None]
@@ -76,8 +81,9 @@ def allgather(core: Core, outputs: Sequence[Tensor], given: Tensor, name: str = 
     request = Request("allgather", source.elements, source.movable, name=name)
     if request.bytes < SPREAD:
         return Transfer(core, request, source, target)
-    either = {"either": True} if core.runner.aliases else {"placement": Placement.IN}
-    return Transfer(core, replace(request, **either), source, target, spread=True)
+    if core.runner.aliases and not catalogue().users.active:
+        return Transfer(core, replace(request, either=True), source, target, spread=True)
+    return Transfer(core, replace(request, placement=Placement.IN), source, target, spread=True)
 
 
 def _allgather_uneven(core: Core, outputs: Sequence[Tensor], source: Operand, name: str) -> Job:

@@ -22,12 +22,6 @@ OPTIONS_TELL = hasattr(c10d.AllreduceOptions, "asyncOp")
 profiling: Callable[[], bool] = torch.autograd._profiler_enabled  # type: ignore[attr-defined]
 """Whether a profiler watches this thread (50 ns)."""
 
-
-def profiler_runs() -> bool:
-    """Whether a profiler watches any thread."""
-    return bool(torch.autograd.profiler._is_profiler_enabled)
-
-
 _NAMES = {
     "SUM": "sum",
     "AVG": "avg",

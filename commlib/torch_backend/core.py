@@ -3,7 +3,7 @@
 A call goes through these, each of which calls the next:
 
 1. ``CommlibGroup._issue``: what torch called has become a job, mostly a ``Transfer``;
-2. ``Core.issue``: may this process and thread make calls; ``_watched`` around the rest if the profiler runs;
+2. ``Core.issue``: may this process and thread make calls; ``shown`` to the profiler if it runs;
 3. ``_issue``: here and now, or on the queue, whose thread goes on with
 4. ``_now``: the job under the lock, its errors as torch's;
 5. the job, which calls ``perform`` (or ``spread``): tensors as lines of memory, staged if need be, results back;
@@ -28,14 +28,14 @@ from commlib.errors import CommlibError, ExecutionError
 from commlib.runtime.forks import FORKED, own
 from commlib.runtime.shm.interface import RefusedError
 from commlib.torch_backend.catalogue import catalogue
-from commlib.torch_backend.compat import keep_alive, profiling
+from commlib.torch_backend.compat import keep_alive
 from commlib.torch_backend.failures import as_torch
 from commlib.torch_backend.operand import Operand, Rooms
 from commlib.torch_backend.replay import Hot, Key, make_replay
 from commlib.torch_backend.request import Request
 from commlib.torch_backend.runner import Line, Runner
-from commlib.torch_backend.work import DONE, PendingWork
-from commlib.torch_backend.worker import Worker
+from commlib.torch_backend.work import DONE, PendingWork, shown
+from commlib.torch_backend.worker import JOIN, Worker
 
 Job = Callable[[float], None]
 """A call to make, with its timeout in seconds."""
@@ -123,7 +123,7 @@ class Transfer:
         """By addresses: what is kept must not keep the tensors alive."""
         shard = self.core.shard(self.request, taken)
         crossing = self.source is not None and self.target is not None and self.source.overlaps(self.target)
-        if not crossing and self.core.works_beside(given, taken):
+        if not crossing and self.core.works_beside(self.request, given, taken):
             return self._planned(given, taken)
         again = self._planned(shard, taken)
         source, target, length = given.data_ptr(), shard.data_ptr(), self.request.bytes
@@ -223,9 +223,8 @@ class Core:
         self.refuse()
         if not asynchronous and self.lock._is_owned():
             raise as_torch(self._nested(name))
-        if profiling():
-            return self._watched(name, job, asynchronous, timeout, results)
-        return self._issue(name, job, asynchronous, timeout, results)
+        with shown(name):
+            return self._issue(name, job, asynchronous, timeout, results)
 
     def _issue(self, name: str, job: Job, asynchronous: bool, timeout: float, results: Sequence[Any]) -> Work:
         self._issued += 1
@@ -272,15 +271,6 @@ class Core:
                 job(timeout)
         except CommlibError as error:
             raise as_torch(error) from error.__cause__
-
-    def _watched(self, name: str, job: Job, asynchronous: bool, timeout: float, results: Sequence[Any]) -> Work:
-        """As ``_issue``, with a range of this name for the profiler that lasts until the call is done."""
-        span = torch.autograd.profiler.record_function(f"commlib:{name}")
-        with span:
-            work = self._issue(name, job, asynchronous, timeout, results)
-            if isinstance(work, PendingWork) and asynchronous:
-                work.end_span(span)
-        return work
 
     def perform(
         self,
@@ -341,7 +331,7 @@ class Core:
         if mine.data_ptr() != shard.data_ptr() and source.overlaps(target):
             ctypes.memmove(shard.data_ptr(), mine.data_ptr(), request.bytes)
             mine = shard
-        elif mine.data_ptr() != shard.data_ptr() and not self.works_beside(mine, line):
+        elif mine.data_ptr() != shard.data_ptr() and not self.works_beside(request, mine, line):
             shard.copy_(mine)
             mine = shard
         self.run(request, mine, line, timeout)
@@ -351,12 +341,12 @@ class Core:
         """This rank's part of an output of equal shards."""
         return line[self.rank * request.elements : (self.rank + 1) * request.elements]
 
-    def works_beside(self, given: torch.Tensor, taken: torch.Tensor) -> bool:
+    def works_beside(self, request: Request, given: torch.Tensor, taken: torch.Tensor) -> bool:
         """Whether an allgather may leave its input where it is, out of the output.
 
         Not where ranks reach each other's outputs, but not the inputs: it is worth a copy to be able to use that.
         """
-        return self.runner.aliases and (self.reached(given, taken) or not self.reached(taken))
+        return request.either and (self.reached(given, taken) or not self.reached(taken))
 
     def exchange(self, numbers: Sequence[int], timeout: float, name: str) -> list[list[int]]:
         """The numbers of every rank (inside a job); as many on each."""
@@ -367,8 +357,19 @@ class Core:
         return everyone.tolist()
 
     def close(self) -> None:
-        """End the queue and the runner; a queued call that does not end soon fails, on all ranks that wait for it."""
+        """End the queue and the runner; a call that does not end soon fails, on all ranks that wait for it.
+
+        That may be one of the queue, or one that another thread makes for itself.
+        """
         self.hot.clear()
         self.worker.close(self.runner.interrupt)
-        self.runner.close()
-        self.rooms.clear()
+        held = self.lock.acquire(timeout=self.worker.grace)
+        if not held:
+            self.runner.interrupt()
+            held = self.lock.acquire(timeout=JOIN)
+        try:
+            self.runner.close()
+            self.rooms.clear()
+        finally:
+            if held:
+                self.lock.release()

@@ -14,7 +14,7 @@ from commlib.torch_backend import collectives as make
 from commlib.torch_backend.barriers import Barrier, MonitoredBarrier, hand_over
 from commlib.torch_backend.buckets import RepeatedTensors
 from commlib.torch_backend.collectives import first, in_turn
-from commlib.torch_backend.compat import c10d, is_async, options_of, profiling, reduction_of, seconds
+from commlib.torch_backend.compat import c10d, is_async, options_of, reduction_of, seconds
 from commlib.torch_backend.core import Core, Job, Transfer
 from commlib.torch_backend.failures import TorchSpecError
 from commlib.torch_backend.identity import Identity
@@ -23,7 +23,7 @@ from commlib.torch_backend.options import Options, options_from
 from commlib.torch_backend.point_to_point import ManyWorks
 from commlib.torch_backend.replay import NOT_FOUND, Key, key_of_one, key_of_two
 from commlib.torch_backend.sparse import allreduce_sparse
-from commlib.torch_backend.work import DONE, PendingWork
+from commlib.torch_backend.work import DONE, PendingWork, shown
 
 Tensor = torch.Tensor
 Tensors = Sequence[Tensor]
@@ -238,15 +238,10 @@ class CommlibGroup(Identity):
         return self._message("recv_anysource", lambda limit: self._opened.receive(first(tensors), None, tag, limit))
 
     def _message(self, name: str, begin: Callable[[float], PendingWork]) -> Work:
-        """Begin a message, with a range of its name for the profiler that lasts until it is done."""
+        """Begin a message."""
         self._core.refuse()
-        if not profiling():
+        with shown(name):
             return begin(self._core.timeout)
-        span = torch.autograd.profiler.record_function(f"commlib:{name}")
-        with span:
-            work = begin(self._core.timeout)
-            work.end_span(span)
-        return work
 
     # Order
 

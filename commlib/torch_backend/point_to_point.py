@@ -12,7 +12,7 @@ from torch.distributed import Work
 
 from commlib.errors import DeadlineError, PeerFailedError
 from commlib.torch_backend.failures import as_torch
-from commlib.torch_backend.work import PendingWork
+from commlib.torch_backend.work import PendingWork, shown
 
 
 class PointToPoint(Protocol):
@@ -54,7 +54,8 @@ class GlooWork(PendingWork):
         given = timeout is not None and timeout > timedelta(0)
         with self._waiting:
             if not self._finished and not self._asked:
-                self._end(timeout if given and timeout is not None else self._limit)
+                with shown(f"{self.name} wait"):
+                    self._end(timeout if given and timeout is not None else self._limit)
         return super().wait(timeout)
 
     def is_completed(self) -> bool:

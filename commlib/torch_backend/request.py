@@ -18,7 +18,8 @@ class Request:
         collective: a name of ``commlib.collectives``.
         elements: of a shard (0 for alltoallv, where ``sizes[s][d]`` elements go from rank s to rank d).
         reduction: a name of ``commlib.reductions``, or None where nothing is reduced.
-        either: out of place on some ranks, in place on others: the algorithm must be proved for both.
+        either: in place on some ranks, perhaps, and out of place on others; only for the library's algorithms, and
+            those must be proved for both.
         name: what the user called, for messages; ranks whose names differ are in different calls.
     """
 

@@ -12,7 +12,7 @@ import torch
 from torch.distributed import Work
 
 from commlib.errors import DeadlineError
-from commlib.torch_backend.compat import let_go, profiler_runs
+from commlib.torch_backend.compat import let_go, profiling
 from commlib.torch_backend.failures import as_torch
 from commlib.torch_backend.settling import depth
 
@@ -56,21 +56,13 @@ DONE = FinishedWork()
 """The handle of every call that was done when it returned."""
 
 
-class Span:
-    """A range of the profiler that another thread ends than began it, if the profiler still runs then.
+def shown(name: str) -> contextlib.AbstractContextManager[Any]:
+    """A range of this name for the profiler, if it watches this thread.
 
-    Once it has stopped, the memory of its ranges is gone, and ending one would write there; gloo's calls do, if nobody
-    waited for them.
+    An asynchronous call has one while it is issued, and one while it is waited for: a range that another thread ended
+    could end after the profiler has stopped, and its memory of the range with it.
     """
-
-    def __init__(self, record: Any) -> None:
-        self._ended: torch.futures.Future[Any] = torch.futures.Future()
-        record._call_end_callbacks_on_future(self._ended)
-
-    def end(self) -> None:
-        """End it, unless the profiler has stopped."""
-        if profiler_runs():
-            self._ended.set_result(None)
+    return torch.autograd.profiler.record_function(f"commlib:{name}") if profiling() else contextlib.nullcontext()
 
 
 class PendingWork(Work):
@@ -87,19 +79,9 @@ class PendingWork(Work):
         self._finished = False
         self._future: torch.futures.Future[Any] | None = None
         self._outcome: torch.futures.Future[Any]
-        self._span: Span | None = None
         self._guard = threading.Lock()
         self._running = threading.Lock()
         self._running.acquire()
-
-    def end_span(self, record: Any) -> None:
-        """End a range of the profiler (a ``record_function``) with the call, before those who wait are woken."""
-        span = Span(record)
-        with self._guard:
-            if not self._finished:
-                self._span = span
-                return
-        span.end()
 
     def finish(self, error: BaseException | None = None) -> None:
         """The call has ended; wakes those who wait and settles the future."""
@@ -109,9 +91,6 @@ class PendingWork(Work):
     def end(self, error: BaseException | None) -> bool:
         """The call has ended; wakes those who wait. Whether there is a future, which someone must ``settle``."""
         with self._guard:
-            if self._span is not None:
-                self._span.end()
-                self._span = None
             self.error = None if error is None else as_torch(error)
             self._finished = True
         self._running.release()
@@ -137,7 +116,8 @@ class PendingWork(Work):
             CommlibError: what the call ended with.
         """
         if not self._finished:
-            self._await(timeout)
+            with shown(f"{self.name} wait"):
+                self._await(timeout)
         let_go(self)
         if self.error is not None:
             raise self.error

@@ -20,7 +20,7 @@ from commlib.torch_backend.work import PendingWork
 
 GRACE = 1.0
 """Seconds that closing waits for queued calls and callbacks, which go on meanwhile; then the running call is ended."""
-_JOIN = 5.0
+JOIN = 5.0
 """Seconds that closing waits for a call that was told to end."""
 _LOOK = 0.002
 """Seconds between two looks whether all has ended, in closing."""
@@ -92,14 +92,14 @@ class Worker:
         """
         if self._lasts(self.grace):
             end()
-            self._lasts(_JOIN)
+            self._lasts(JOIN)
         with self._guard:
             self._closed = True
             thread, self._thread = self._thread, None
             if thread is not None:
                 self._queue.put(None)
         if thread is not None and thread is not threading.current_thread():
-            thread.join(0.0 if self.submitted != self.ended else _JOIN)
+            thread.join(0.0 if self.submitted != self.ended else JOIN)
         self._settling.close(0.0 if self._settling.busy else self.grace)
 
     def _lasts(self, seconds: float) -> bool:

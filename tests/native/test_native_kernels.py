@@ -83,7 +83,8 @@ def assert_same(dtype: str, combine: str, got: np.ndarray, wanted: np.ndarray) -
 @pytest.mark.parametrize(("dtype", "combine"), CASES, ids=lambda x: x)
 def test_combines(dtype, combine, instructions):
     size = DTYPES[dtype].itemsize
-    for count, elements in ((2, 1), (3, 7), (2, 64), (5, 129), (9, 1000), (2, 1027)):
+    far = 65536 // size  # from there on kernels fetch ahead
+    for count, elements in ((2, 1), (3, 7), (2, 64), (5, 129), (9, 1000), (2, 1027), (3, far), (8, far + 77)):
         sources = operands(dtype, count, elements)
         wanted = folded(dtype, combine, sources)
         fresh = [np.zeros_like(wanted), np.zeros_like(wanted)]

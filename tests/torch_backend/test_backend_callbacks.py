@@ -213,6 +213,29 @@ def aborted(rank: int) -> list[str]:
     return told
 
 
+def ended_from_beside(rank: int) -> str:
+    """Another thread closes the group while this one waits in a call of its own, to which rank 1 comes later."""
+    store, tensor = world_store(), torch.ones(100_000)
+    dist.all_reduce(tensor)
+    if rank == 0:
+        closer = threading.Timer(0.2, dist.group.WORLD.abort)
+        closer.start()
+    else:
+        store.wait(["told"])
+    with pytest.raises(PeerFailedError) as raised:
+        dist.all_reduce(tensor)
+    if rank == 0:
+        closer.join()
+        store.set("told", "yes")
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("transport", ["shm", "gloo"])
+def test_abort_ends_a_call_of_another_thread(transport: str) -> None:
+    for told in run_on(2, ended_from_beside, transport=transport, timeout=LONG):
+        assert "rank 0 closed its group" in told
+
+
 @pytest.mark.timeout(LONG)
 def test_abort_does_not_wait() -> None:
     assert ["rank 0 closed its group" in text for told in run_on(2, aborted) for text in told] == [True] * 3

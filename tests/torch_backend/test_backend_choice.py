@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from backend_ranks import run_on
+from backend_ranks import gather_single, run_on
 
 from commlib.algorithms import build
 from commlib.collectives import ROOTED, Placement
@@ -330,3 +330,51 @@ def test_info_says_what_runs_and_why(monkeypatch: pytest.MonkeyPatch, capsys: py
         "commlib INFO alltoall float32 10 in, 80 bytes on 2 ranks over shared memory -> staged_alltoall (row "
     )
     assert line.endswith("of the defaults); passed over: direct_alltoall of Python: not proved in place")
+
+
+TWO_FACED = {
+    0: ["cpy i0 s0", "s i0 s1", "r i0 s1", "cpy s1 o0", "cpy i0 s2", "cpy s0 o0", "s s2 o0", "r s0 o1"],
+    1: ["cpy i0 s0", "r i0 s1", "cpy s1 o1", "cpy i0 s2", "cpy s0 o1", "s s2 s1", "r s2 o0", "s s0 o1"],
+}
+"""The steps of an allgather on 2 ranks that is right in place, and out of place, but not if the ranks differ: each puts
+what it has of the other where its own shard belongs, and reads its input again."""
+
+
+def two_faced(placements: str) -> str:
+    """It as a file, for these placements."""
+    text = '<algo name="two_faced" proto="Simple" nchannels="1" nchunksperloop="2" ngpus="2" coll="allgather" '
+    text += f'inplace="1" placements="{placements}">'
+    for rank, steps in TWO_FACED.items():
+        text += f'<gpu id="{rank}" i_chunks="1" o_chunks="2" s_chunks="3">'
+        text += f'<tb id="0" send="{1 - rank}" recv="{1 - rank}" chan="0">'
+        for number, step in enumerate(steps):
+            kind, source, target = step.split()
+            text += f'<step s="{number}" type="{kind}" srcbuf="{source[0]}" srcoff="{source[1]}" dstbuf="{target[0]}" '
+            text += f'dstoff="{target[1]}" cnt="1" depid="-1" deps="-1" hasdep="0"/>'
+        text += "</tb></gpu>"
+    return text + "</algo>"
+
+
+def gathered(rank: int) -> list[Any]:
+    """Allgathers of large shards, in place on no rank, one, and both: what ran, and whether all was right."""
+    size, found = 1 << 15, []
+    for inside in range(4):
+        whole, beside = torch.zeros(2 * size), torch.empty(size)
+        given = whole[rank * size : (rank + 1) * size] if inside >> rank & 1 else beside
+        for turn in range(3):
+            given.fill_(10.0 * turn + rank)
+            gather_single(whole, given)
+            wanted = torch.tensor([10.0 * turn, 10.0 * turn + 1]).repeat_interleave(size)
+            found.append([flight_record().calls[-1].algorithm, torch.equal(whole, wanted)])
+    return found
+
+
+@pytest.mark.parametrize("placements", ["in out", "in"])
+def test_an_allgather_of_a_user_is_one_in_place(
+    placements: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "two_faced.xml"
+    path.write_text(two_faced(placements))
+    monkeypatch.setenv("MSCCL_XML_FILES", str(path))
+    for found in run_on(2, gathered):
+        assert found == [["two_faced", True]] * 12

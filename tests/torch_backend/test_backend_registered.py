@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +13,10 @@ import torch
 import torch.distributed as dist
 from backend_ranks import gather_single, run_on
 
+from commlib.algorithms import ALGORITHMS, DIRECT
 from commlib.errors import SpecError
-from commlib.torch_backend import register_tensor, registered_empty
+from commlib.torch_backend import flight_record, register_tensor, registered_empty
+from commlib.torch_backend.catalogue import catalogue
 from commlib.torch_backend.collectives import SPREAD
 from commlib.torch_backend.group import core_of
 
@@ -139,11 +143,13 @@ def test_an_allgather_whose_input_overlaps_its_output() -> None:
 
 
 def _into_registered(rank: int) -> None:
-    """Inputs that no other rank reaches, in place on rank 0 alone, into an output that all reach; then both reached."""
+    """Inputs that no other rank reaches, in place on rank 0 alone, into an output that all reach; then both reached, in
+    place on no rank, and on one."""
     size = SPREAD // 4 + 3
     whole, near = registered_empty([3 * size]), registered_empty([size])
     place = whole[rank * size : (rank + 1) * size]
-    for given in (place if rank == 0 else torch.zeros(size), torch.zeros(size), near):
+    beside = torch.zeros(size)
+    for given in (place if rank == 0 else beside, beside, near, place if rank == 0 else near):
         for turn in range(3):
             given.copy_(torch.arange(size) + 1000.0 * (3 * turn + rank))
             gather_single(whole, given)
@@ -155,3 +161,36 @@ def _into_registered(rank: int) -> None:
 @pytest.mark.timeout(60)
 def test_an_allgather_of_ordinary_tensors_into_a_registered_one() -> None:
     run_on(3, _into_registered)
+
+
+def _some_in_place(rank: int, folder: str, names: list[str]) -> list[list[str]]:
+    """By each algorithm in turn, in place on every set of ranks."""
+    size, ran = SPREAD // 4, []
+    whole, beside = torch.zeros(4 * size), torch.zeros(size)
+    for name in names:
+        path = Path(folder) / f"{name} {rank}.json"
+        rows = [{"collective": "allgather", "algorithm": name}]
+        path.write_text(json.dumps({"format": "commlib-tuning", "version": 1, "machine": None, "rows": rows}))
+        os.environ["COMMLIB_TUNING"] = str(path)
+        catalogue().reload()
+        found = set()
+        for inside in range(16):
+            given = whole[rank * size : (rank + 1) * size] if inside >> rank & 1 else beside
+            whole.fill_(-1)
+            given.copy_(torch.arange(size) + 1e6 * (rank + inside))
+            gather_single(whole, given)
+            wanted = torch.cat([torch.arange(size) + 1e6 * (other + inside) for other in range(4)])
+            assert torch.equal(whole, wanted), (name, inside)
+            found.add(flight_record().calls[-1].algorithm)
+        ran.append(sorted(found))
+    return ran
+
+
+@pytest.mark.timeout(90)
+def test_allgathers_of_the_library_in_place_on_some_ranks(tmp_path: Path) -> None:
+    entries = [entry for entry in (*ALGORITHMS, *DIRECT) if entry.collective == "allgather"]
+    names = [entry.name for entry in entries if entry.name != "shared" and not entry.parameters]
+    assert {"staged", "ring", "recursive_doubling"} < set(names)
+    for ran in run_on(4, _some_in_place, str(tmp_path), names):
+        assert [len(found) for found in ran] == [1] * len(names)
+        assert len(set().union(*ran)) == len(names)

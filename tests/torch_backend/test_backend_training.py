@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 import torch.distributed as dist
-from backend_ranks import gather_single, run_on
+from backend_ranks import gather_single, run_on, world_store
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -160,6 +160,12 @@ def test_sharded_training_and_functional_collectives():
         assert got["coalesced"] == [1.0, 3.0, 5.0], rank
 
 
+def calls_in(profile: torch.profiler.profile) -> list[str]:
+    """The calls that a profiler saw; a wait is seen only if the call was not done by then."""
+    names = [event.name for event in profile.events() if event.name.startswith("commlib:")]
+    return sorted(name for name in names if not name.endswith(" wait"))
+
+
 def profiled(rank: int) -> list[str]:
     """The ranges that the profiler sees."""
     with torch.profiler.profile() as profile:
@@ -175,7 +181,7 @@ def profiled(rank: int) -> list[str]:
         else:
             dist.recv(tensor, 0)
             dist.recv(tensor)
-    return sorted(event.name for event in profile.events() if event.name.startswith("commlib:"))
+    return calls_in(profile)
 
 
 @pytest.mark.parametrize("transport", ["shm", "gloo"])
@@ -188,25 +194,31 @@ def test_the_profiler_shows_calls_by_name(transport: str):
 ROUNDS = 20
 
 
-def outlives(rank: int) -> int:
-    """Calls that end after the profiler has: its memory of them is gone then."""
-    store, value = dist.distributed_c10d._get_default_store(), torch.ones(100)
+def outlives(rank: int) -> list[str]:
+    """Calls that end when the profiler has stopped, or another runs: its memory of them is gone then."""
+    store, value = world_store(), torch.ones(100)
+    waits = []
     for turn in range(ROUNDS):
         if rank == 0:
-            with torch.profiler.profile():
+            with torch.profiler.profile() as first:
                 work = dist.all_reduce(value, async_op=True)
-            store.set(f"stopped {turn}", "yes")
+            assert calls_in(first) == ["commlib:all_reduce"]
+            with torch.profiler.profile() as second:
+                store.set(f"begun {turn}", "yes")
+                work.wait()
+            waits += [event.name for event in second.events() if "commlib" in event.name]
         else:
-            store.wait([f"stopped {turn}"])
-            work = dist.all_reduce(value, async_op=True)
-        work.wait()
+            store.wait([f"begun {turn}"])
+            dist.all_reduce(value, async_op=True).wait()
         value /= 2
-    return int(value.sum())
+    assert int(value.sum()) == 100
+    return waits
 
 
 @pytest.mark.parametrize("transport", ["shm", "gloo"])
 def test_a_call_may_end_after_the_profiler(transport: str):
-    assert run_on(2, outlives, transport=transport) == [100, 100]
+    waits, _ = run_on(2, outlives, transport=transport)
+    assert set(waits) == {"commlib:all_reduce wait"}
 
 
 def waits_and_stops(rank: int) -> int:  # noqa: ARG001
@@ -215,7 +227,7 @@ def waits_and_stops(rank: int) -> int:  # noqa: ARG001
     for _ in range(ROUNDS):
         with torch.profiler.profile() as profile:
             dist.all_reduce(value, async_op=True).wait()
-        assert [event.name for event in profile.events() if "commlib" in event.name] == ["commlib:all_reduce"]
+        assert calls_in(profile) == ["commlib:all_reduce"]
         value /= 2
     return int(value.sum())
 
