@@ -107,7 +107,7 @@ def query_of(request: Request, situation: Situation) -> Query:
 def candidates(request: Request, situation: Situation, passed: list[str], plain: bool = False) -> Iterator[Candidate]:
     """What may be run, the best first; ``passed`` gets what is passed over, and why; ``plain``: the defaults only."""
     query = query_of(request, situation)
-    for user in () if plain else catalogue().users.candidates(query, request.root):
+    for user in () if plain or request.either else catalogue().users.candidates(query, request.root):
         found = _of_user(user, query, situation, passed, f"user algorithm of {user.source}")
         if found is not None:
             yield found
@@ -168,7 +168,7 @@ def _named(row: Row, why: str, request: Request, situation: Situation, passed: l
     query = query_of(request, situation)
     named = [user for user in catalogue().users if user.algorithm.name == row.algorithm]
     for user in named:
-        if user.fits(query, request.root):
+        if user.fits(query, request.root) and not request.either:
             return _of_user(user, query, situation, passed, why)
     if named:
         passed.append(f"{why} names {row.algorithm}, which is for other calls")

@@ -58,6 +58,8 @@ class _Prepared:
 class MessageRunner:
     """Runs requests with a Communicator; all that it promises about failures holds."""
 
+    aliases = False
+
     def __init__(self, group: Any, timeout: float, transport: str = "auto") -> None:
         """The ranks agree here on what each pair of them uses; all of the group call this."""
         self._group = group
@@ -66,8 +68,6 @@ class MessageRunner:
         self.hosts, self.monitor = self._communicator.hosts, self._communicator.monitor
         """The host of each rank, counted from 0 (empty if it was not asked), and who watches over the ranks."""
         self._prepared: OrderedDict[Request, _Prepared] = OrderedDict()
-
-    aliases = False
 
     def prepare(self, request: Request, registered: bool = False) -> _Prepared:  # noqa: ARG002
         """Choose the algorithm; the Communicator plans when it runs."""
