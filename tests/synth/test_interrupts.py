@@ -44,6 +44,14 @@ for row in rows:
 SEARCHES = [("ortools", CP, "model.solve(Limits(60))"), ("highspy", MIP, "solve(model, Limits(60))")]
 
 
+@pytest.fixture(autouse=True)
+def _interrupts_are_heard():
+    """Shells have what they start in the background ignore Ctrl-C, and so its children, and these tests with them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(("needs", "model", "search"), SEARCHES, ids=["CP-SAT", "HiGHS"])
 def test_a_search_in_native_code_is_interrupted(needs, model, search):
     if importlib.util.find_spec(needs) is None:
