@@ -198,7 +198,8 @@ class NeighbourEndpoint:
             host.ring(peer)
         while True:
             found = {peer: host.reach.words(host.index[peer]) for peer in host.peers}
-            missing = {peer: words[word] for peer, words in found.items() if words[word] < number}
+            seen = {peer: words[word] for peer, words in found.items()}  # once: what grows meanwhile has changed
+            missing = {peer: value for peer, value in seen.items() if value < number}
             if not missing:
                 return
             self.blocked = {(3, peer, word): (found[peer], word, value) for peer, value in missing.items()}
