@@ -291,12 +291,12 @@ class Communicator:
 
     def _execute(self, ready: _Ready, binding: Binding, timeout: float) -> None:
         state, launch = self._state, ready.launch
-        call = Call(state.calls + 1, launch.fingerprint, launch.text)
+        state.calls += 1  # also of a call that is refused: one number never stands for two calls
+        call = Call(state.calls, launch.fingerprint, launch.text)
         deadline = time.monotonic() + timeout
         self._monitor.enter(call, timeout)
         with self._failing(SpecError):
             carrier = ready.carrier or self._place(ready, call, deadline)
-        state.calls += 1
         with self._failing():
             trouble = carrier.execute(ready.prepared, binding, call, deadline, self.hook)
         if trouble is None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from runtime_algorithms import allpairs_allreduce, chain, ring_allreduce
+from timely import timely
 
 from commlib.errors import CommlibError, DeadlineError, ExecutionError, PeerFailedError
 from commlib.ir.algorithm import Algorithm
@@ -165,6 +166,7 @@ def _in_a_second(rank: int, action: str) -> list[Any]:
 
 
 @pytest.mark.parametrize(("action", "wanted"), [("stop", "rank 2 stopped"), ("absent", "rank 2 never came to call 2")])
+@timely
 def test_short_timeouts_end_in_time_and_name_the_rank(action: str, wanted: str) -> None:
     for outcome in launch_outcomes(_in_a_second, 4, (action,), timeout=20):
         if outcome.rank != 2:

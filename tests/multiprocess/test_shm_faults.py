@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from fault_campaign import TIMEOUT, Strike, call_once, calls, programs, store, strike_in, strikes, struck, traces
+from timely import timely, wait_until
 
 from commlib.collectives import Buffer, Placement
 from commlib.errors import ExecutionError, MismatchError, PeerFailedError
@@ -155,6 +156,7 @@ def _late(rank: int, native: bool) -> list[Any]:
 
 
 @pytest.mark.parametrize("native", CORES)
+@timely
 def test_a_rank_that_never_comes_is_named_by_all_before_the_deadline(native: bool) -> None:
     before = traces()
     for rank, (text, seconds) in enumerate(launch(_late, RANKS, (native,), 30)):
@@ -347,13 +349,14 @@ def test_the_flight_record_shows_the_last_calls(native: bool) -> None:
 
 
 def _asked(rank: int, native: bool, place: str) -> bool:
-    """A signal comes to rank 0 while it waits in a call for rank 1, which is late."""
+    """A signal comes to rank 0 while it waits in a call for rank 1, which comes when it sees the record."""
     os.environ |= {"COMMLIB_FLIGHT": place, "COMMLIB_FLIGHT_SIGNAL": "USR2"}
     session = _open("asked", rank, native)
     prepared = _prepared(session, "one_shot_allreduce")
     if rank == 0:
-        strike_in(0.3, signal.SIGUSR2)
-    time.sleep(0.8 if rank == 1 else 0.0)
+        strike_in(0.5, signal.SIGUSR2)
+    if rank == 1:
+        wait_until(lambda: any(name.endswith(".txt") for name in os.listdir(place)))
     return call_once(session, prepared, 0)
 
 

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from fault_campaign import Strike, strike_in, strikes, traces
 from struck_calls import CALLS, Made, allreduce, messages
+from timely import timely
 
 from commlib.errors import ExecutionError
 from commlib.runtime import launch, launch_outcomes
@@ -132,6 +133,7 @@ def _late(rank: int) -> list[Any]:
     return [str(caught.value), seconds]
 
 
+@timely
 def test_a_rank_that_never_comes_is_named_by_all_before_the_deadline() -> None:
     for rank, (text, seconds) in enumerate(launch(_late, RANKS, (), 30)):
         if rank != 2:

@@ -61,12 +61,12 @@ def _bytes(call: Call) -> int:
     return call.size * call.dtype.itemsize
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_a_sample_of_mixed_calls(record_property: Record) -> None:
     _check(soak(5, 60, 2, seed=3, life=200), record_property)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("transport", ["shm", "gloo"])
 def test_a_sample_without_the_native_core_and_over_gloo(
     transport: str, monkeypatch: pytest.MonkeyPatch, record_property: Record
@@ -133,7 +133,7 @@ def _grown(rank: int) -> dict[str, list[float]]:  # noqa: ARG001
     return found
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_calls_leave_nothing_behind() -> None:
     for grown in run_on(2, _grown):
         for kind, (blocks, live) in grown.items():
