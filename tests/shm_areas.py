@@ -20,6 +20,7 @@ from commlib.runtime.shm.control import (
     WAITS,
     WHERE,
 )
+from commlib.runtime.shm.views import write_stall
 from commlib.runtime.shm.watch import Watch
 
 SIGNAL = WAITS.index("signal")
@@ -57,6 +58,10 @@ class Areas:
         """A rank waits for ``peer``, or for nobody."""
         words = (call, 0, 0, 0, 0, 0, 0) if peer is None else (call, 0, 3, peer, 1, kind, 0)
         struct.pack_into("<Qiiiiii", self.controls[rank], WHERE, *words)
+
+    def still_waits(self, rank: int, peer: int) -> None:
+        """A rank has looked again, and still waits for ``peer``."""
+        write_stall(self.controls[rank], int(self.now * 1e9), (peer,))
 
     def condition(self, pid: int, start: int) -> Condition:
         """What has become of the process of rank ``pid`` - 100."""

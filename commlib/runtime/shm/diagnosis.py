@@ -45,18 +45,21 @@ class Sight:
 @dataclass(frozen=True)
 class Patience:
     """``stopped``: long enough was waited for stopped processes to go on. ``late``: time is up. ``recent``: what
-    ranks said before this moment (ns) of all that they wait for does not count."""
+    ranks said before this moment (ns) of all that they wait for does not count. ``since``: nor does that another rank
+    waits which has not said since this moment that it still does."""
 
     stopped: bool
     late: bool
     recent: int = 0
+    since: int = 0
 
 
 def diagnose(mine: Situation, sights: Mapping[int, Sight], patience: Patience) -> Cause | None:
     """The root cause why a stuck rank does not go on; None: not known (yet). O(ranks + waits).
 
     A cause of the kind ``gone`` or ``absent`` may have been found in the moment before the missing word came: it
-    holds if it is found again after nothing has moved.
+    holds if it is found again after nothing has moved. Where it was found by way of other ranks, these must have
+    looked meanwhile, too (``since``): one that has had no core has what it waits for, and does not know it.
     """
     reached = list(_reached(mine, sights, patience))
     found = [cause for rank in reached if (cause := _verdict(mine, rank, sights[rank], patience, sights)) is not None]
@@ -78,7 +81,7 @@ def _reached(mine: Situation, sights: Mapping[int, Sight], patience: Patience) -
             continue
         seen.add(rank)
         yield rank
-        if _goes_on(sights[rank]):
+        if _goes_on(sights[rank]) and sights[rank].view.stalled_at >= patience.since:
             queue.extend(sights[rank].view.waits_for(patience.recent, patience.late))
 
 

@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from commlib.errors import ExecutionError, MismatchError, PeerFailedError
@@ -63,14 +63,17 @@ _PHRASES = {
 
 @dataclass
 class _Stall:
-    """One time of waiting: when its call began, when the others were last looked at, and who is suspected."""
+    """One time of waiting: when its call began, when it was last told of, when the others were last looked at, and
+    who is suspected, since when."""
 
     call: int
     began: float
     seconds: float = 0.0
+    told: float = 0.0
     looked: float = 0.0
     witnessed: float = 0.0
     suspect: tuple[str, int] | None = None
+    since: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -235,14 +238,14 @@ class Watch:
             return _Stall(call, began, seconds)
         if call == 0 and (seconds < stall.seconds or began > stall.began + _SAME):
             return _Stall(call, began, seconds)
-        if seconds < stall.seconds:
+        if seconds < stall.seconds or began > stall.told:
             return _Stall(call, stall.began, seconds)
         stall.seconds = seconds
         return stall
 
     def _judge(self, stall: _Stall, waits: Waits, during: _During) -> None:
         """Say that nothing moves; look at the others if it is time to, and end the call if the cause is known."""
-        now = self._clock()
+        stall.told = now = self._clock()
         peers = tuple(dict.fromkeys(wait[3] for wait in waits if wait[3] >= 0))
         write_stall(self._own, int(now * 1e9), peers, during.call is None)
         late = now >= stall.began + during.timeout - min(MARGIN, 0.2 * during.timeout)
@@ -256,11 +259,28 @@ class Watch:
         cause = diagnose(mine, sights, patience)
         if cause is not None and cause.kind == "mismatch" and stall.seconds < _DECIDE and undecided(mine, sights):
             return
-        suspect = None if cause is None else (cause.kind, cause.rank)
-        sure = cause is not None and (late or cause.kind == "mismatch" or cause.noticed_by != self.rank)
-        if cause is not None and (sure or suspect == stall.suspect):
+        if cause is not None and (
+            late or cause.kind == "mismatch" or self._holds(cause, stall, mine, sights, patience)
+        ):
             self._fail(cause, waits, during)
-        stall.suspect = suspect
+        self._suspect(stall, cause)
+
+    def _suspect(self, stall: _Stall, cause: Cause | None) -> None:
+        suspect = None if cause is None else (cause.kind, cause.rank)
+        if suspect != stall.suspect:
+            stall.suspect, stall.since = suspect, self._clock()
+
+    def _holds(
+        self, cause: Cause, stall: _Stall, mine: Situation, sights: dict[int, Sight], patience: Patience
+    ) -> bool:
+        """Whether what was found is found again: by this rank, and with those only between it and the root that have
+        looked since, too. What another rank has noticed needs no second look of this one."""
+        seen = stall.suspect == (cause.kind, cause.rank)
+        if not seen and cause.noticed_by == self.rank:
+            return False
+        since = int((stall.since if seen else self._clock()) * 1e9)
+        found = diagnose(mine, sights, replace(patience, since=since))
+        return found is not None and (found.kind, found.rank) == (cause.kind, cause.rank)
 
     def _pause(self, stall: _Stall) -> float:
         """Seconds until the next look: none while there is a suspect; a look takes some 20 us a rank."""

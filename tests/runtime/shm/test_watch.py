@@ -70,9 +70,14 @@ def test_the_chain_of_waits_is_followed_to_the_root(order: tuple[int, ...]) -> N
         areas.wait(rank, 5, peer)
     areas.conditions[0] = "ended"
     watches = {rank: areas.watch(rank) for rank in order}
+
+    def still_wait(_: float) -> None:
+        areas.still_waits(second, third)
+        areas.still_waits(third, 0)
+
     for rank, peer in ((first, second), (third, 0), (second, third)):
         with pytest.raises(PeerFailedError, match="rank 0 is gone") as caught:
-            stall(areas, watches[rank], [peer], 1.0)
+            stall(areas, watches[rank], [peer], 1.0, still_wait)
         assert (caught.value.fields["root"], caught.value.fields["peer"]) == (0, peer)
 
 
@@ -84,6 +89,34 @@ def test_a_rank_that_waits_for_several_is_followed_to_all_of_them() -> None:
     areas.conditions[2] = "ended"
     with pytest.raises(PeerFailedError, match="rank 2 is gone"):
         stall(areas, areas.watch(0), [1], 1.0, lambda _: write_stall(areas.controls[1], int(areas.now * 1e9), (0, 2)))
+
+
+@pytest.mark.parametrize("closes", [True, False])
+def test_a_rank_that_has_had_no_core_is_given_time_to_see_what_came(closes: bool) -> None:
+    """Rank 2 did its part and left; rank 1, which waited for it, has had no core since to go on."""
+    areas = entered(3)
+    areas.wait(1, 5, 2)
+    areas.still_waits(1, 2)
+    if closes:
+        areas.watch(2).close()
+    else:
+        areas.conditions[2] = "ended"
+    watch = areas.watch(0)
+    stall(areas, watch, [1], 2.0)
+    assert watch.cause is None
+    with pytest.raises(PeerFailedError, match="rank 2 closed" if closes else "rank 2 is gone"):
+        stall(areas, watch, [1], 0.2, lambda _: areas.still_waits(1, 2))
+
+
+def test_a_suspicion_does_not_outlive_the_wait() -> None:
+    """Rank 2 was seen dead, its word came all the same; the next wait has lasted as long when the watch is told."""
+    areas = entered(3)
+    watch, waits = areas.watch(0), [(0, 4, WAITS.index("signal"), 2, 2)]
+    areas.conditions[2] = "ended"
+    for _ in range(3):
+        areas.now += 0.05
+        watch.on_stall(0.02, waits)
+    assert watch.cause is None
 
 
 def test_what_a_rank_waited_for_long_ago_does_not_count() -> None:

@@ -20,7 +20,7 @@ def test_a_rank_that_failed_is_named_by_those_that_depend_on_it_with_its_own_wor
     areas.wait(1, 5, 2)
     areas.wait(2, 5, 3)
     with pytest.raises(PeerFailedError, match="rank 3 failed: KeyboardInterrupt \\(noticed by rank 3\\)"):
-        stall(areas, areas.watch(1), [2], 1.0)
+        stall(areas, areas.watch(1), [2], 1.0, lambda _: areas.still_waits(2, 3))
     watch = areas.watch(0)
     areas.wait(1, 5, None)
     write_state(areas.controls[1], "running")
