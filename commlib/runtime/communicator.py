@@ -56,6 +56,7 @@ class _State:
     """What is remembered between calls."""
 
     calls: int = 0
+    meetings: int = 0
     failed: str | None = None
     connected: bool = False
     hosts: Hosts = APART
@@ -344,6 +345,9 @@ class Communicator:
                 raise SpecError(f"transport='shm', and these ranks share no memory: {error}") from error
 
     def _meeting(self, prefix: str, call: Call, deadline: float) -> Meeting:
+        """The next meeting; each has keys of its own, or one after a refusal would find what the last one left."""
+        self._state.meetings += 1
+        prefix = f"{prefix}/{self._state.meetings}"
         return Meeting(self._keys, prefix, self._monitor, self.rank, self.ranks, call, deadline)
 
     @contextlib.contextmanager

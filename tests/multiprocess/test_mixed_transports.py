@@ -140,6 +140,9 @@ def _refuses(rank: int) -> str:
     comm = Communicator(timeout=8, transport="shm" if rank == 0 else "auto")
     with pytest.raises(SpecError) as caught:
         comm.run(ring_allreduce(2), torch.ones(4))
+    for _ in range(3):
+        with pytest.raises(SpecError, match=r"transport='shm' needs all ranks on one host"):
+            comm.connect()
     comm.close()
     with pytest.raises(SpecError, match="a transport is one of auto, gloo, shm, not 'ib'"):
         Communicator(transport="ib")
