@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import threading
-import time
 import warnings
 
 import pytest
@@ -23,6 +22,7 @@ from runtime_algorithms import (
     ring_allreduce,
     ring_reducescatter,
 )
+from timely import wait_until
 
 from commlib.collectives import Buffer, Placement, allreduce
 from commlib.errors import ExecutionError, MismatchError, PeerFailedError, SpecError, VerificationError
@@ -103,13 +103,14 @@ def _at_once(rank: int) -> str:
     """A second thread calls while the first waits for rank 1: refused, and the first is not harmed."""
     comm, ring, said = Communicator(), ring_allreduce(2), list[str]()
     if rank == 1:
-        time.sleep(1.0)
+        dist.barrier()
         return f"{comm.run(ring, torch.ones(4)).sum():g}"
     first = threading.Thread(target=lambda: said.append(f"{comm.run(ring, torch.ones(4)).sum():g}"))
     first.start()
-    time.sleep(0.3)
+    wait_until(comm._busy.locked)
     with pytest.raises(ExecutionError, match="rank 0: another call is running on this communicator"):
         comm.run(ring, torch.ones(4))
+    dist.barrier()
     first.join()
     return said[0]
 

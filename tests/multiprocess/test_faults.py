@@ -212,9 +212,9 @@ def _forever(rank: int) -> None:
 def test_the_launcher_ends_a_rank_that_is_late() -> None:
     before = _traces()
     start = time.monotonic()
-    with pytest.raises(DeadlineError, match=r"rank 1 was not done after 1.0 s"):
-        launch(_forever, 2, timeout=1.0)
-    assert time.monotonic() - start < 4
+    with pytest.raises(DeadlineError, match=r"rank 1 was not done after 2.5 s"):
+        launch(_forever, 2, timeout=2.5)
+    assert time.monotonic() - start < 20
     assert _traces() == before
 
 

@@ -21,6 +21,7 @@ from commlib.collectives import Buffer, Placement
 from commlib.errors import ExecutionError, MismatchError, PeerFailedError
 from commlib.ir.algorithm import Algorithm
 from commlib.runtime import Fault, FaultScript, RankOutcome, launch, launch_outcomes, simulate_run
+from commlib.runtime.liveness import process_condition, start_time
 from commlib.runtime.shm.session import Prepared, ShmOptions, ShmSession
 
 FULL = bool(os.environ.get("COMMLIB_FULL"))
@@ -223,6 +224,7 @@ def _paused(rank: int, native: bool) -> bool:
     if rank == 2:
         child = os.fork()
         if child == 0:
+            wait_until(lambda: process_condition(os.getppid(), start_time(os.getppid())) == "stopped")
             time.sleep(0.8)
             os.kill(os.getppid(), signal.SIGCONT)
             os._exit(0)

@@ -175,7 +175,7 @@ class _Memory:
 
 def test_the_first_published_cause_wins() -> None:
     store = _Memory()
-    monitors = [Monitor(store, rank, 2, beat=0.05) for rank in range(2)]
+    monitors = [Monitor(store, rank, 2, beat=10.0) for rank in range(2)]  # what they report is published at once
     first = Cause("gone", 1, "rank 1 is gone", 0)
     assert monitors[0].report(first) == first
     assert monitors[1].report(Cause("gone", 0, "rank 0 is gone", 1)) == first

@@ -56,7 +56,7 @@ def _one_ends(rank: int, how: str) -> int:
 def test_ranks_that_do_not_end_when_one_has_failed_are_killed(how, why):
     began = time.monotonic()
     with pytest.raises(ExecutionError, match=rf"{why}.*\(still running, and killed: rank 0, 3\)") as caught:
-        launch(_and_another, 4, (how,), timeout=25.0, grace=1.0)
+        launch(_and_another, 4, (how,), timeout=25.0, grace=2.5)
     assert time.monotonic() - began < 12
     assert caught.value.fields["running"] == [0, 3]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from timely import timely
 
 from commlib.algorithms import direct
 from commlib.collectives import Placement
@@ -51,9 +52,10 @@ def _spread(rank: int) -> list[int]:
     return [int(count) for count in found]
 
 
-@pytest.mark.timeout(100)
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(not 1 < len(CORES) < RANKS, reason="for two or three cores")
 @pytest.mark.skipif(not native_is_built(), reason="only the native core moves ranks")
+@timely
 def test_ranks_spread_over_the_cores() -> None:
     found = launch(_spread, RANKS, timeout=90)
     assert all(sum(counts) == RANKS for counts in found)

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from onesided_cases import ONE_SIDED, gets, one_shot, shared
 from runtime_algorithms import ring_allreduce
 from shm_cases import PYTHON, SMALL, ShmCase, descriptors, open_session, run_case, run_shm_cases, shared_memory_files
+from timely import wait_until
 
 from commlib.collectives import Placement
 from commlib.errors import CommlibError, DeadlineError, ExecutionError, MismatchError, PeerFailedError, SpecError
@@ -240,7 +241,7 @@ def _at_once(rank: int, options: ShmOptions) -> list[str]:
         if rank == 0:
             thread = threading.Thread(target=session.run, args=(prepared, *addresses))
             thread.start()
-            time.sleep(0.2)
+            wait_until(lambda: session.context.calls)
             for call in (lambda: session.run(prepared, *addresses), planned):
                 with pytest.raises((ExecutionError, RuntimeError)) as caught:
                     call()
