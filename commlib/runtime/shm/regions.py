@@ -117,6 +117,12 @@ class Regions:
         self._free = list(range(1, _MOST + 1))
         self._mapped: dict[tuple[int, int], Mapping] = {}
 
+    @property
+    def mapped(self) -> object:
+        """What keeps the others' memory mapped. Who makes a call has it as long as that runs: ``close`` may come
+        meanwhile, from another thread or a signal handler."""
+        return self._mapped
+
     def holds(self, address: int, size: int) -> bool:
         """Whether memory lies in one of this rank's regions; one that has gone is forgotten."""
         for own in [own for own in self._own if own.address <= address and address + size <= own.address + own.size]:
@@ -133,9 +139,9 @@ class Regions:
         return bool(self._gone)
 
     def close(self) -> None:
-        """Forget everything; mappings go when nothing uses them."""
+        """Forget everything; mappings go at once, or with the call that runs (see ``mapped``)."""
         self._own.clear()
-        self._mapped.clear()
+        self._mapped = {}
 
     def register(self, tensor: torch.Tensor, execute: Execute) -> None:
         """See ``ShmSession.register``."""

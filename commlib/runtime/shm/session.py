@@ -109,8 +109,10 @@ class ShmSession:
         return cls(rank, ranks, options, meeting, timeout)
 
     def close(self) -> None:
-        """Say that this rank makes no more calls; later ones are refused. Memory goes with its last user."""
-        self._finalizer()
+        """Say that this rank makes no more calls; later ones are refused. Memory goes with its last user: a call that
+        runs meanwhile, in another thread or in this one if a signal handler closes, goes on to its end on what it has.
+        """
+        self._finalizer()  # first: a call that has not yet begun, and holds no regions, must be refused
         self._prepared.clear()
         self._regions.close()
 
@@ -197,6 +199,7 @@ class ShmSession:
         """``run`` for a table that the context has taken in."""
         if not self._busy.acquire(blocking=False):
             raise ExecutionError(f"rank {self.rank}: another call is running on this session", rank=self.rank)
+        mapped = self._regions.mapped
         try:
             self.watch.refuse()
             seconds = self.timeout if timeout is None else timeout
@@ -204,6 +207,7 @@ class ShmSession:
         except RefusedError as error:  # closed, in a call, or failed before
             raise ExecutionError(f"rank {self.rank}: {error}", rank=self.rank) from error
         finally:
+            del mapped
             self._busy.release()
 
     def planned(
@@ -217,9 +221,18 @@ class ShmSession:
         self._check_exposed(prepared, input, output)
         seconds = self.timeout if timeout is None else timeout
         call = self.context.planned(prepared.handle, input, output, seconds)
+        if prepared.launch.reach == REACH_REGIONS:
+            call = partial(self._on_regions, call)
         kept: Any = partial(call)
         kept.keep = (self, keep)
         return cast(Callable[[], None], kept)
+
+    def _on_regions(self, call: Callable[[], object]) -> None:
+        mapped = self._regions.mapped
+        try:
+            call()
+        finally:
+            del mapped  # an error has this frame
 
     def register(self, tensor: torch.Tensor) -> None:
         """Move a tensor's storage to shared memory, in place, and have all ranks map it; all ranks call this.
