@@ -84,8 +84,10 @@ int wait_rings(Context *c, double timeout) {
         add32(segment + BELL_SLEEPERS, 1);
         uint32_t seen = load_acquire32(segment + BELL);
         fence();
-        if (!rings_changed(c)) futex_wait(segment + BELL, seen, (int64_t)(ns - gone));
+        changed = rings_changed(c); /* a look takes note of what it sees: the next one would find nothing new */
+        if (!changed) futex_wait(segment + BELL, seen, (int64_t)(ns - gone));
         add32(segment + BELL_SLEEPERS, -1);
+        if (changed) break;
     }
     return changed;
 }
