@@ -127,8 +127,8 @@ class P2P:
         Raises:
             SpecError: no such peer. PeerFailedError: the group has failed before.
         """
-        request = self._request("send", peer, tag, address, size, kind, keep)
         with self._lock:
+            request = self._request("send", peer, tag, address, size, kind, keep)
             header = HEADER.pack(tag, size, kind, self._sent[peer])
             self._sent[peer] += 1
             small = size <= SMALL
@@ -152,8 +152,8 @@ class P2P:
         Raises:
             SpecError: no such peer. PeerFailedError: the group has failed before.
         """
-        request = self._request("receive", peer, tag, address, size, kind, keep)
         with self._lock:
+            request = self._request("receive", peer, tag, address, size, kind, keep)
             message = self._take_kept(peer, tag)
             if message is None:
                 self._posted.setdefault((peer, tag), deque()).append(request)
@@ -214,13 +214,15 @@ class P2P:
         while not request.done:
             if not self.progress() and not request.done:
                 self._context.wait_rings(self._slice)
-                if not self.progress():
-                    self._look(request, began, seconds)
+                self._look(request, began, seconds)
 
     def _look(self, request: Request, began: float, seconds: float) -> None:
-        """Nothing has moved for a slice: is there a reason to give up?"""
+        """A slice has passed: if nothing moves now, is there a reason to give up?
+
+        Who follows looks into the rings, too: the message may lie there while the thread that leads has no core.
+        """
         waited = time.monotonic() - began
-        if request.done or waited < self._slice:
+        if request.done or waited < self._slice or self.progress() or request.done:
             return
         peers = [peer for peer in range(self.ranks) if peer != self.rank] if request.peer is None else [request.peer]
         try:
@@ -250,6 +252,7 @@ class P2P:
                 yield stream.message.request
 
     def _request(self, what: str, peer: int | None, tag: int, address: int, size: int, kind: int, keep: Any) -> Request:
+        """Under the lock until it is queued: who fails later finishes it, too."""
         if peer is not None and (not 0 <= peer < self.ranks or peer == self.rank):
             raise SpecError(
                 f"rank {self.rank}: there is no rank {peer} to {what} to or from", rank=self.rank, peer=peer
@@ -257,9 +260,8 @@ class P2P:
         self._watch.refuse()
         if self._failure is not None:
             raise self._failure
-        with self._lock:
-            self._numbers += 1
-            return Request(what, peer, tag, address, size, kind, self._numbers, keep)
+        self._numbers += 1
+        return Request(what, peer, tag, address, size, kind, self._numbers, keep)
 
     def _push(self, peer: int) -> bool:
         """Write as much to a peer as fits its ring."""
