@@ -37,8 +37,8 @@ class Inbox(Protocol):
     def wants(self, peer: int) -> bool:
         """Wait until a receive is posted that this peer may serve; False: no more are."""
 
-    def begins(self, peer: int, header: tuple[int, int, int, int]) -> Incoming:
-        """A message begins to come; its ``address`` is where it goes."""
+    def begins(self, peer: int, header: tuple[int, int, int, int]) -> tuple[Incoming, Any]:
+        """A message begins to come; its ``address`` is where it goes. And what must live until it has landed."""
 
     def landed(self, message: Incoming) -> None:
         """A message is there."""
@@ -69,7 +69,6 @@ class FarLine:
         self._group, self._peer, self._inbox = group, peer, inbox
         self._sending: queue.SimpleQueue[_Sending | None] = queue.SimpleQueue()
         self._unsent: dict[Request, None] = {}
-        self._coming: Incoming | None = None
         self._threads: dict[str, threading.Thread] = {}
         self._closed = False
 
@@ -91,10 +90,8 @@ class FarLine:
         self._thread("receives", self._receive)
 
     def pending(self) -> Iterator[Request]:
-        """The requests under way here."""
-        coming = self._coming
-        under_way = [*self._unsent, None if coming is None else coming.request]
-        yield from (request for request in under_way if request is not None and not request.done)
+        """The sends under way here."""
+        yield from (request for request in [*self._unsent] if not request.done)
 
     def close(self) -> None:
         """End the threads; one that waits for the peer is freed by closing the connection, gloo's only way."""
@@ -133,14 +130,12 @@ class FarLine:
         while self._inbox.wants(self._peer):
             self._take(frame)
             header: tuple[int, int, int, int] = HEADER.unpack(frame[: HEADER.size].tobytes())
-            self._coming = message = self._inbox.begins(self._peer, header)
-            keep = None if message.request is None else message.request.keep
+            message, keep = self._inbox.begins(self._peer, header)
             if 0 < message.size <= SMALL:
                 ctypes.memmove(message.address, int(frame.ctypes.data) + HEADER.size, message.size)
             elif message.size:
                 self._take(bytes_at(message.address, message.size))
             self._inbox.landed(message)
-            self._coming = None
             del message, keep
 
     def _take(self, place: np.ndarray) -> None:

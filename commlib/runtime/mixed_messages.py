@@ -29,10 +29,27 @@ _STOPPED = 60.0
 
 _LOOK = 0.02
 """Seconds between two looks at the others, at least."""
+_SAME = 0.05
+"""Seconds after the beginning of a time of waiting at which another one has begun, at least."""
 
 
 def _left(rank: int) -> str:
     return f"left/{rank}"
+
+
+class _Stall(threading.local):
+    """Each thread's time of waiting: since when, when the others were last looked at, and who is suspected."""
+
+    began = 0.0
+    seconds = 0.0
+    looked = 0.0
+    suspect: tuple[str, int] | None = None
+
+    def go_on(self, now: float, seconds: float) -> None:
+        """It has lasted for so long; or another one has begun."""
+        if seconds < self.seconds or now - seconds > self.began + _SAME:
+            self.began, self.looked, self.suspect = now - seconds, 0.0, None
+        self.seconds = seconds
 
 
 class MixedWatch:
@@ -44,8 +61,7 @@ class MixedWatch:
     def __init__(self, rank: int, near: Near, monitor: Monitor) -> None:
         self.rank, self.lost = rank, dict[int, str]()
         self._near, self._monitor = near, monitor
-        self._suspect: tuple[str, int] | None = None
-        self._looked = 0.0
+        self._stall = _Stall()
 
     def close(self) -> None:
         """Say, before connections close, that this rank leaves in order."""
@@ -71,18 +87,16 @@ class MixedWatch:
             PeerFailedError, DeadlineError: with the root cause.
         """
         late = seconds >= timeout - min(_MARGIN, 0.2 * timeout)
-        now = time.monotonic()
-        if not late and now < self._looked + _LOOK:
+        now, stall = time.monotonic(), self._stall
+        stall.go_on(now, seconds)
+        if not late and now < stall.looked + _LOOK:
             return
-        self._looked = now
+        stall.looked = now
         cause = self._monitor.cause or self._diagnose(peers, late or seconds >= min(0.3 * timeout, _STOPPED))
         if cause is None and late:
             cause = self._late(peers, seconds)
-        if cause is None:
-            self._suspect = None
-            return
-        suspect, self._suspect = self._suspect, (cause.kind, cause.rank)
-        if not late and suspect != self._suspect:
+        suspect, stall.suspect = stall.suspect, None if cause is None else (cause.kind, cause.rank)
+        if cause is None or (not late and suspect != stall.suspect):
             return  # what it sent before may have come meanwhile
         cause = self._monitor.report(cause)
         waits = [Wait(-1, -1, f"for rank {peer}", peer) for peer in peers]
@@ -136,6 +150,8 @@ class MixedP2P(P2P):
         self._served, self._turns = dict[int, int](), 0
         self._hungry = set[int]()
         """Peers from which one message may come before it is asked for: a receive from any rank has passed."""
+        self._coming = dict[int, Incoming]()
+        """What begins to come from each far peer; set under the lock, so that who fails finds its receive."""
         far = (peer for peer in range(ranks) if peer not in near.members)
         self._far = {peer: FarLine(group, peer, self) for peer in far}
 
@@ -193,6 +209,8 @@ class MixedP2P(P2P):
         yield from super()._pending()
         for line in self._far.values():
             yield from line.pending()
+        receives = (message.request for message in self._coming.values())
+        yield from (request for request in receives if request is not None and not request.done)
 
     def _told(self) -> None:
         """Wake whoever waits, in whichever way."""
@@ -211,16 +229,18 @@ class MixedP2P(P2P):
                 self._wanted.wait()
             return False
 
-    def begins(self, peer: int, header: tuple[int, int, int, int]) -> Incoming:
-        """A message begins to come."""
+    def begins(self, peer: int, header: tuple[int, int, int, int]) -> tuple[Incoming, Any]:
+        """A message begins to come; and what must live until it has landed, even if its receive fails before."""
         tag, size, kind, _ = header
         with self._lock:
             self._hungry.discard(peer)
-            return self._arrive(peer, tag, size, kind)
+            self._coming[peer] = message = self._arrive(peer, tag, size, kind)
+            return message, None if message.request is None else message.request.keep
 
     def landed(self, message: Incoming) -> None:
         """A message is there."""
         with self._lock:
+            self._coming.pop(message.source, None)
             message.got = message.size
             self._settle(message)
         self._told()
