@@ -24,9 +24,13 @@ import torch
 import torch.distributed as dist
 
 from commlib.errors import CommlibError, DeadlineError, ExecutionError
-from commlib.runtime.packing import describe_error, pack, read_packed, rebuild_error
+from commlib.runtime.packing import Parcel, describe_error, pack, rebuild_error
 
 _PR_SET_PDEATHSIG = 1
+_PIECE = 1 << 20
+"""Bytes of a result that are read at once, at most."""
+_LAST = 2.0
+"""Seconds that a process has to end which has closed its way back to the launcher."""
 Function = Callable[..., Any]
 _ours: set[int] = set()
 """The process id of this process, if it is a rank that ``launch`` made (a fork of it is not)."""
@@ -131,12 +135,14 @@ def _serve(listener: socket.socket, port: int, timeout: float) -> Any:
 
 @dataclass
 class _Child:
-    """A rank's process. ``results`` is where its value comes from, ``release`` keeps it from exiting."""
+    """A rank's process. ``results`` is where its value comes from (so far ``parcel``), ``release`` keeps it from
+    exiting."""
 
     rank: int
     pid: int
     results: BinaryIO
     release: int
+    parcel: Parcel = field(default_factory=Parcel)
     outcome: RankOutcome | None = None
     stopped: bool = False
     reaped: bool = field(default=False)
@@ -222,8 +228,10 @@ def _collect(children: list[_Child], timeout: float, grace: float | None) -> lis
             if time.monotonic() > deadline:
                 break
             for key, _ in selector.select(timeout=0.05):
-                selector.unregister(key.fileobj)
                 key.data.outcome = outcome = _read(key.data)
+                if outcome is None:
+                    continue
+                selector.unregister(key.fileobj)
                 if grace is not None and _is_reason(outcome) and time.monotonic() + grace < deadline:
                     deadline = time.monotonic() + grace
                     why = f"was still running {grace} s after rank {outcome.rank} had failed"
@@ -237,11 +245,15 @@ def _is_reason(outcome: RankOutcome) -> bool:
     return outcome.error is not None and not isinstance(outcome.error, DeadlineError)
 
 
-def _read(child: _Child) -> RankOutcome:
-    try:
-        answer = read_packed(child.results)
-    except EOFError:
+def _read(child: _Child) -> RankOutcome | None:
+    """Read what has come of a rank's value; None if there is more to come, for which nobody waits here: a rank may be
+    stopped while it writes."""
+    data = os.read(child.results.fileno(), _PIECE)
+    if not data:
         return _died(child)
+    if not child.parcel.take(data):
+        return None
+    answer = child.parcel.value()
     if "error" in answer:
         return RankOutcome(child.rank, None, rebuild_error(answer["error"], child.rank))
     return RankOutcome(child.rank, answer["value"])
@@ -257,9 +269,8 @@ def _look(child: _Child) -> None:
 
 
 def _died(child: _Child) -> RankOutcome:
-    """What ended a child that said nothing; it is reaped here."""
-    _, status = os.waitpid(child.pid, 0)
-    child.reaped = True
+    """What ended a child that said nothing (or what the launcher says, should it live on); it is reaped here."""
+    status = _reap(child, time.monotonic() + _LAST)
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
         how = f"rank {child.rank} died without a result, with exit status {code}"
@@ -291,15 +302,18 @@ def _end(children: list[_Child]) -> None:
     children.clear()
 
 
-def _reap(child: _Child, patience: float) -> None:
+def _reap(child: _Child, patience: float) -> int:
+    """Wait for a process until a moment, then kill it; its status."""
     for _ in _until(patience):
-        if os.waitpid(child.pid, os.WNOHANG)[0]:
+        found, status = os.waitpid(child.pid, os.WNOHANG)
+        if found:
             child.reaped = True
-            return
+            return status
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    os.waitpid(child.pid, 0)
+    _, status = os.waitpid(child.pid, 0)
     child.reaped = True
+    return status
 
 
 def _until(moment: float) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 import traceback
@@ -25,17 +26,39 @@ def pack(value: Any) -> bytes:
     return _SIZES.pack(len(text), len(body)) + text + body
 
 
-def read_packed(stream: BinaryIO) -> Any:
-    """The next value that ``pack`` wrote to a stream.
+class Parcel:
+    """A packed value that comes in pieces, so that nobody has to wait for the rest of it."""
 
-    Raises:
-        EOFError: the stream ended first, as it does when the writer dies.
-    """
-    sizes = _SIZES.unpack(_exactly(stream, _SIZES.size))
-    if sum(sizes) > MAX_BYTES:
-        raise ExecutionError(f"a result of {sum(sizes)} bytes is larger than the launcher takes ({MAX_BYTES})")
-    text = _exactly(stream, sizes[0])
-    return _rebuilt(json.loads(text), _exactly(stream, sizes[1]))
+    def __init__(self) -> None:
+        self._data = io.BytesIO()
+
+    def take(self, data: bytes) -> bool:
+        """Put the next piece to those before; whether the value is whole.
+
+        Raises:
+            ExecutionError: it is too large.
+        """
+        self._data.seek(0, io.SEEK_END)
+        self._data.write(data)
+        got: int = self._data.tell()
+        if got < _SIZES.size:
+            return False
+        self._data.seek(0)
+        wanted: int = sum(_SIZES.unpack(_exactly(self._data, _SIZES.size)))
+        if wanted > MAX_BYTES:
+            raise ExecutionError(f"a result of {wanted} bytes is larger than the launcher takes ({MAX_BYTES})")
+        return got >= _SIZES.size + wanted
+
+    def value(self) -> Any:
+        """The value, once it is whole.
+
+        Raises:
+            EOFError: it is not.
+        """
+        self._data.seek(0)
+        sizes = _SIZES.unpack(_exactly(self._data, _SIZES.size))
+        text = _exactly(self._data, sizes[0])
+        return _rebuilt(json.loads(text), _exactly(self._data, sizes[1]))
 
 
 def describe_error(error: BaseException) -> dict[str, Any]:

@@ -1,9 +1,13 @@
 """Which error ``launch`` raises when several ranks have one."""
 
+from __future__ import annotations
+
+import contextlib
 import os
 import signal
 import time
 
+import numpy as np
 import pytest
 
 from commlib.errors import CommlibError, DeadlineError, ExecutionError
@@ -93,3 +97,59 @@ def _slow(rank: int) -> int:
         raise ValueError("at once")
     time.sleep(1.0)
     return rank
+
+
+class _Halting:
+    """A way back to the launcher on which a rank is stopped when it has written half of its result."""
+
+    def __init__(self, descriptor: int, _mode: str) -> None:
+        self.descriptor = descriptor
+
+    def __enter__(self) -> _Halting:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.descriptor)
+
+    def write(self, data: bytes) -> None:
+        os.write(self.descriptor, data[: len(data) // 2])
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _stops_while_it_reports(rank: int) -> list[int]:
+    if rank == 1:
+        os.fdopen = _Halting
+    return [rank] * 3000
+
+
+@pytest.mark.timeout(40)
+def test_a_rank_that_is_stopped_while_it_reports_holds_nobody_up():
+    outcomes = launch_outcomes(_stops_while_it_reports, 2, (), 30.0)
+    assert outcomes[0].value == [0] * 3000
+    assert (outcomes[1].signal, str(outcomes[1].error)) == (signal.SIGSTOP, "rank 1 was stopped by a signal")
+
+
+def _hangs_up(rank: int) -> int:
+    if rank == 1:
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                if os.readlink(f"/proc/self/fd/{name}").startswith("pipe:"):
+                    os.close(int(name))
+        time.sleep(30)
+    return rank
+
+
+@pytest.mark.timeout(40)
+def test_a_rank_that_closes_its_way_back_is_ended():
+    outcomes = launch_outcomes(_hangs_up, 2, (), 30.0)
+    assert (outcomes[0].value, outcomes[1].signal) == (0, signal.SIGKILL)
+    assert "rank 1 died without a result" in str(outcomes[1].error)
+
+
+def test_large_values_come_whole():
+    values = launch(_large, 2)
+    assert [int(value.sum()) for value in values] == [0, 300_000]
+
+
+def _large(rank: int) -> np.ndarray:
+    return np.full(300_000, rank)

@@ -339,7 +339,16 @@ class Watch:
 
 
 _watches: weakref.WeakSet[Watch] = weakref.WeakSet()
-_registering = threading.Lock()
+_registering = threading.RLock()  # a signal's handler may make or end a group, too
+
+
+def _renew() -> None:
+    """A fork: whichever thread held the lock is not there."""
+    global _registering
+    _registering = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew)
 
 
 def described(waits: Waits) -> Iterator[Wait]:
