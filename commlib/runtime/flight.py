@@ -134,7 +134,7 @@ class Recorder:
         self._records, self._name, self._waits = records, name, waits
         self._number = next(_numbers)
         self._on_error_done = False
-        _recorders.add(self)
+        _recorders[self._number] = self
 
     def record(self, reason: str = "", last: int | None = None) -> FlightRecord:
         """The record now; of the ``last`` calls, or of all that the ring holds."""
@@ -147,7 +147,7 @@ class Recorder:
         """Keep the record as it is now: the context goes."""
         kept = self._records()
         self._records, self._waits = lambda: kept, lambda: ""
-        _recorders.discard(self)
+        _recorders.pop(self._number, None)
 
     def on_error(self, error: BaseException) -> None:
         """A call has failed: write the record where ``COMMLIB_FLIGHT`` says (once), and attach the last calls."""
@@ -189,8 +189,14 @@ class Recorder:
                 sys.stderr.flush()
 
 
-_recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
+_recorders: weakref.WeakValueDictionary[int, Recorder] = weakref.WeakValueDictionary()
 _numbers = itertools.count()
+
+
+def _present() -> list[Recorder]:
+    """All recorders by number. Another thread may make one meanwhile: the references are copied in one go."""
+    found = [reference() for reference in _recorders.valuerefs()]
+    return sorted((each for each in found if each is not None), key=lambda it: it._number)
 
 
 def _stem(place: str, name: str) -> Path:
@@ -246,7 +252,7 @@ class _Handler:
     before: Callable[[int, FrameType | None], Any] | None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        for recorder in sorted(_recorders, key=lambda it: it._number):
+        for recorder in _present():
             recorder.tell(f"signal {signal.Signals(number).name}")
         if self.before is not None:
             self.before(number, frame)

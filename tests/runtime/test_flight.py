@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -185,6 +187,28 @@ def test_a_signal_tells_all_records_and_leaves_the_programs_handler(handler: str
     assert done.stdout.split() == [str(told), str(told), str(heard)]
     assert ("rank 3 of 8" in done.stderr) == told
     assert ("why: signal SIGUSR2" in done.stderr) == told
+
+
+def test_recorders_that_another_thread_makes_meanwhile_do_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is one more at each line that runs while the handler goes through them."""
+    kept = [recorder(rank) for rank in (70, 71, 72)]
+    told: list[int] = []
+    monkeypatch.setattr(Recorder, "tell", lambda self, reason: told.append(self.rank))
+
+    def at_each_line(_frame: FrameType, _event: str, _value: object) -> Any:
+        thread = threading.Thread(target=lambda: kept.append(recorder(9)))
+        thread.start()
+        thread.join()
+        return at_each_line
+
+    handler, before = flight._Handler(None), sys.gettrace()
+    sys.settrace(at_each_line)
+    try:
+        handler(signal.SIGUSR2, None)
+    finally:
+        sys.settrace(before)
+    assert [rank for rank in told if rank >= 70] == [70, 71, 72]
+    assert len(kept) > 10
 
 
 def test_merged_records_say_who_is_behind() -> None:
