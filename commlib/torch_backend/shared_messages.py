@@ -51,8 +51,10 @@ class Ticker:
 
     def _tick(self) -> None:
         pause, quiet = _FIRST, 0.0
-        while not self._closed:
+        while True:
             with self._bell:
+                if self._closed:  # asked here: ``close`` between a look and the wait would not be heard
+                    return
                 self._asleep = quiet > _IDLE
                 if self._asleep and not self._under_way:
                     self._bell.wait()
