@@ -43,7 +43,9 @@ int tell_stall(Run *r, uint64_t ns) {
     if (PyErr_CheckSignals()) return -1;
     if (!is_set(r->context->on_stall)) return 0;
     PyObject *waits = all_waits(r);
-    PyObject *answer = waits ? PyObject_CallFunction(r->context->on_stall, "dO", (double)ns * 1e-9, waits) : NULL;
+    PyObject *hook = Py_NewRef(r->context->on_stall); /* it may be replaced meanwhile */
+    PyObject *answer = waits ? PyObject_CallFunction(hook, "dO", (double)ns * 1e-9, waits) : NULL;
+    Py_DECREF(hook);
     Py_XDECREF(waits);
     Py_XDECREF(answer);
     return answer ? 0 : -1;

@@ -13,9 +13,9 @@ static const BoardEntry *entry_of(const Context *c, int peer, uint64_t call) {
 static int mismatch(Run *r, int peer, uint64_t call) {
     Context *c = r->context;
     take_gil(r);
-    PyObject *answer = is_set(c->on_mismatch)
-                           ? PyObject_CallFunction(c->on_mismatch, "i", peer)
-                           : Py_NewRef(Py_None);
+    PyObject *hook = is_set(c->on_mismatch) ? Py_NewRef(c->on_mismatch) : NULL;
+    PyObject *answer = hook ? PyObject_CallFunction(hook, "i", peer) : Py_NewRef(Py_None);
+    Py_XDECREF(hook);
     if (answer)
         PyErr_Format(PyExc_RuntimeError, "rank %d's call %llu is not the same as that of rank %d", peer,
                      (unsigned long long)call, c->rank);

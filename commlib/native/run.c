@@ -90,8 +90,9 @@ static int trace_step(Run *r, int b, Cursor *at) {
     if (at->traced > at->row) return 0;
     at->traced = at->row + 1;
     take_gil(r);
-    PyObject *answer = PyObject_CallFunction(r->context->trace, "iii", t->threadblocks[b], t->steps[at->row].index,
-                                             (int)r->tile);
+    PyObject *hook = Py_NewRef(r->context->trace);
+    PyObject *answer = PyObject_CallFunction(hook, "iii", t->threadblocks[b], t->steps[at->row].index, (int)r->tile);
+    Py_DECREF(hook);
     Py_XDECREF(answer);
     return answer ? 0 : -1;
 }
@@ -229,9 +230,11 @@ static void tell_error(Context *c) {
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
     PyErr_NormalizeException(&type, &value, &traceback);
-    PyObject *answer = PyObject_CallFunctionObjArgs(c->on_error, value, NULL);
-    if (!answer) PyErr_WriteUnraisable(c->on_error);
+    PyObject *hook = Py_NewRef(c->on_error);
+    PyObject *answer = PyObject_CallFunctionObjArgs(hook, value, NULL);
+    if (!answer) PyErr_WriteUnraisable(hook);
     Py_XDECREF(answer);
+    Py_DECREF(hook);
     PyErr_Restore(type, value, traceback);
 }
 

@@ -231,7 +231,8 @@ class GlooEndpoint:
     def _ask(self, waits_for: tuple[int, ...], deadline: float) -> None:
         """Ask why nothing moves; a little before the deadline, time is up."""
         found = self.suspect(waits_for) or self._patience.ask(waits_for, deadline)
-        self._trouble = self._trouble or found
+        if found is not None:  # a peer's thread may have found one meanwhile
+            self._trouble = self._trouble or found
 
     def _reap(self, out: Outgoing) -> None:
         """Use the memory of messages again that the receiver said it took: to wait for those takes no time."""
