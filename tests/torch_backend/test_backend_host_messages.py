@@ -15,7 +15,7 @@ import backend_ranks
 import pytest
 import torch
 import torch.distributed as dist
-from timely import timely
+from timely import timely, wait_until
 
 import commlib.torch_backend  # noqa: F401 (loaded once, before ranks are forked)
 from commlib.errors import DeadlineError, MismatchError, PeerFailedError
@@ -36,9 +36,14 @@ def _peers(rank: int) -> list[int]:
     return [peer for peer in range(dist.get_world_size()) if peer != rank]
 
 
+def _messages() -> Any:
+    """Those of this rank."""
+    return dist.group.WORLD._opened._messages._p2p
+
+
 def _ways() -> list[bool]:
     """Which peers this rank has rings to."""
-    near = dist.group.WORLD._opened._messages._p2p._near
+    near = _messages()._near
     return [peer in near.peers for peer in range(dist.get_world_size())]
 
 
@@ -108,6 +113,12 @@ def _any(rank: int) -> bool:
     return good
 
 
+def _heard(tag: int) -> set[int]:
+    """Of whom messages have come that are not taken yet."""
+    _messages().progress()
+    return {peer for peer, kept in [*_messages()._kept] if kept == tag}
+
+
 def _flood(rank: int) -> bool:
     """Ranks 1 and 3 flood rank 0 in turn; a single message of each other rank comes through all the same."""
     good = True
@@ -120,9 +131,8 @@ def _flood(rank: int) -> bool:
         elif rank:
             dist.send(torch.tensor([rank]), 0, tag=4)
         else:
-            time.sleep(0.1)
             sources = [dist.recv(torch.zeros(1, dtype=torch.int64), tag=4) for _ in range(count // 2)]
-            time.sleep(0.1)
+            wait_until(lambda heard=set(sources): heard | _heard(4) == set(_peers(0)))
             sources += [dist.recv(torch.zeros(1, dtype=torch.int64), tag=4) for _ in range(count // 2 + 2)]
             good &= sorted(set(sources)) == _peers(0)
             good &= max(sources.index(peer) for peer in _peers(0)) < count  # not the last ones
@@ -177,12 +187,12 @@ def test_messages_mean_the_same_over_either_way(hosts: list[int]) -> None:
 
 
 def _leaves_early(rank: int) -> list[int]:
-    """Ranks that have sent leave in order: who still waits for others of any rank is not disturbed."""
+    """Ranks leave in order, one after the other, once they have sent: who waits for any rank is not disturbed."""
     if rank:
         time.sleep(0.2 * rank)
         dist.send(torch.tensor([rank]), 0)
         return []
-    return [dist.recv(torch.zeros(1, dtype=torch.int64)) for _ in range(3)]
+    return sorted(dist.recv(torch.zeros(1, dtype=torch.int64)) for _ in range(3))
 
 
 def test_ranks_that_leave_in_order_disturb_nobody() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from backend_ranks import run_on
+from backend_ranks import SECONDS, run_on, world_store
 
 from commlib.errors import DeadlineError
 
@@ -36,14 +37,15 @@ def test_a_message_is_done_for_who_only_asks() -> None:
 
 
 def _in_vain(rank: int) -> list[Any]:
-    """Rank 1 asks for a message that rank 0 does not send."""
+    """Rank 1 asks for a message that rank 0 does not send; rank 0 leaves no sooner than that is known."""
     if rank == 0:
-        time.sleep(1.5)
+        world_store().wait(["ended"], timedelta(seconds=SECONDS))
         return []
     work = dist.irecv(torch.zeros(1), 0)
     early = work.is_completed()
     with pytest.raises(DeadlineError, match="receive from rank 0"):
         work.wait()
+    world_store().set("ended", "")
     return [early, work.is_completed(), work.is_success()]
 
 
