@@ -119,8 +119,8 @@ class Regions:
 
     @property
     def mapped(self) -> object:
-        """What keeps the others' memory mapped. Who makes a call has it as long as that runs: ``close`` may come
-        meanwhile, from another thread or a signal handler."""
+        """What keeps the others' memory mapped. Who makes a call has it as long as that runs, a planned call as long
+        as it is there: ``close`` may come meanwhile, from another thread or a signal handler."""
         return self._mapped
 
     def holds(self, address: int, size: int) -> bool:
@@ -139,7 +139,7 @@ class Regions:
         return bool(self._gone)
 
     def close(self) -> None:
-        """Forget everything; mappings go at once, or with the call that runs (see ``mapped``)."""
+        """Forget everything; mappings go at once, or with the calls that have them (see ``mapped``)."""
         self._own.clear()
         self._mapped = {}
 

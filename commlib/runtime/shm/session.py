@@ -221,18 +221,9 @@ class ShmSession:
         self._check_exposed(prepared, input, output)
         seconds = self.timeout if timeout is None else timeout
         call = self.context.planned(prepared.handle, input, output, seconds)
-        if prepared.launch.reach == REACH_REGIONS:
-            call = partial(self._on_regions, call)
         kept: Any = partial(call)
-        kept.keep = (self, keep)
+        kept.keep = (self, self._regions.mapped, keep)
         return cast(Callable[[], None], kept)
-
-    def _on_regions(self, call: Callable[[], object]) -> None:
-        mapped = self._regions.mapped
-        try:
-            call()
-        finally:
-            del mapped  # an error has this frame
 
     def register(self, tensor: torch.Tensor) -> None:
         """Move a tensor's storage to shared memory, in place, and have all ranks map it; all ranks call this.
