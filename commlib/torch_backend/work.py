@@ -80,8 +80,7 @@ class PendingWork(Work):
         self._future: torch.futures.Future[Any] | None = None
         self._outcome: torch.futures.Future[Any]
         self._guard = threading.Lock()
-        self._running = threading.Lock()
-        self._running.acquire()
+        self._bells: list[threading.Lock] = []  # of those who wait, held until the call has ended
 
     def finish(self, error: BaseException | None = None) -> None:
         """The call has ended; wakes those who wait and settles the future."""
@@ -93,8 +92,14 @@ class PendingWork(Work):
         with self._guard:
             self.error = None if error is None else as_torch(error)
             self._finished = True
-        self._running.release()
-        return self._future is not None
+            asked = self._future is not None
+        self._ring()
+        return asked
+
+    def _ring(self) -> None:
+        while self._bells:
+            with contextlib.suppress(IndexError):  # he waits no more
+                self._bells.pop().release()
 
     def settle(self) -> None:
         """Settle the future, which runs its callbacks. What they raise, their own futures have."""
@@ -103,10 +108,12 @@ class PendingWork(Work):
                 self._future.set_result(None)
 
     def abandon(self, error: BaseException) -> None:
-        """Nobody will end the call in this process; whoever waits is told, callbacks are not called."""
-        self.error, self._finished = as_torch(error), True
+        """Nobody will end the call in this process, if it has not ended; whoever waits is told, callbacks are not
+        called."""
         self._guard = threading.Lock()
-        self._running.release()
+        if not self._finished:
+            self.error, self._finished = as_torch(error), True
+        self._ring()
 
     def wait(self, timeout: timedelta | None = None) -> bool:
         """Wait until the call is done, at most ``timeout`` (default: as long as it takes; it has a deadline itself).
@@ -124,11 +131,18 @@ class PendingWork(Work):
         return True
 
     def _await(self, timeout: timedelta | None) -> None:
+        """Each waits on a bell of his own: an interrupt, whenever it comes, keeps nothing that others wait for."""
         limit = -1.0 if timeout is None or timeout <= timedelta(0) else min(timeout.total_seconds(), _LONGEST)
-        if not self._running.acquire(timeout=limit):
+        bell = threading.Lock()
+        bell.acquire()
+        self._bells.append(bell)
+        if self._finished or bell.acquire(timeout=limit):  # asked here: who ends the call rings after it is finished
+            return
+        with contextlib.suppress(ValueError):
+            self._bells.remove(bell)
+        if not self._finished:
             late = DeadlineError(f"{self.name} was not done {limit} s after wait() was called; it goes on")
             raise as_torch(late)
-        self._running.release()
 
     def is_completed(self) -> bool:
         """Whether the call has ended, well or not."""

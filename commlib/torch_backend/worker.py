@@ -78,17 +78,20 @@ class Worker:
         while (item := self._queue.get()) is not None:
             work, job = item
             error = _outcome(job)
+            asked = work.end(error)  # first: who finds nothing queued must find this call completed
             self._waiting.popleft()
-            self.ended += 1
-            if work.end(error):
+            self.ended += 1  # before callbacks, which could not wait for a call that is queued behind this
+            if asked:
                 self._settling.add(work)
             self._served += 1
             del item, work, job, error
+        self._settling.end()
 
     def close(self, end: Callable[[], None]) -> None:
         """End the threads. What is queued has ``grace`` seconds; then ``end`` is called, which ends the running call.
 
-        Calls behind it fail at once, as a group's calls do after a failure.
+        Calls behind it fail at once, as a group's calls do after a failure. Where it does not end nevertheless, the
+        threads go on, and end when it has: the futures of all calls are settled.
         """
         if self._lasts(self.grace):
             end()
@@ -100,7 +103,8 @@ class Worker:
                 self._queue.put(None)
         if thread is not None and thread is not threading.current_thread():
             thread.join(0.0 if self.submitted != self.ended else JOIN)
-        self._settling.close(0.0 if self._settling.busy else self.grace)
+        if thread is None or not thread.is_alive():
+            self._settling.close(0.0 if self._settling.busy else self.grace)
 
     def _lasts(self, seconds: float) -> bool:
         """Wait for calls and callbacks, at most so long; whether calls have not ended then."""
