@@ -15,6 +15,7 @@ without any of this, if nothing is queued.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import threading
 from collections.abc import Callable, Sequence
@@ -359,9 +360,15 @@ class Core:
     def close(self) -> None:
         """End the queue and the runner; a call that does not end soon fails, on all ranks that wait for it.
 
-        That may be one of the queue, or one that another thread makes for itself.
+        That may be one of the queue, or one that another thread makes for itself. If it is one of this thread, in a
+        signal handler or a hook, it fails at once, and another thread closes when it has ended.
         """
         self.hot.clear()
+        if self.lock._is_owned():
+            self.runner.interrupt()
+            with contextlib.suppress(RuntimeError):  # no thread can be had: all goes with the last who has it
+                threading.Thread(target=self.close, name=f"commlib-{self.name}-closing").start()
+            return
         self.worker.close(self.runner.interrupt)
         held = self.lock.acquire(timeout=self.worker.grace)
         if not held:

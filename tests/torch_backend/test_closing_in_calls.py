@@ -1,0 +1,103 @@
+"""A group that is destroyed by a signal handler or a hook, while a call of the same thread runs: that fails, and then
+all goes."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.distributed as dist
+from backend_ranks import run_on, world_store
+from timely import wait_until
+
+from commlib.errors import PeerFailedError
+from commlib.torch_backend import registered_empty
+from commlib.torch_backend.group import core_of
+
+pytestmark = pytest.mark.timeout(90)
+SIZE = 1 << 18
+
+
+def _mappings() -> int:
+    gc.collect()
+    with open("/proc/self/maps") as maps:
+        return sum("memfd:commlib" in line for line in maps)
+
+
+def _threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("commlib")]
+
+
+def _at_a_signal(act: Callable[[], None]) -> None:
+    """Act in this thread once it is in a call, which holds the group's lock."""
+    core = core_of()
+
+    def wait_for_it() -> None:
+        while core.lock.acquire(blocking=False):
+            core.lock.release()
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    signal.signal(signal.SIGUSR1, lambda *_: act())
+    threading.Thread(target=wait_for_it, daemon=True).start()
+
+
+def _destroyed_within(rank: int, registered: bool, made_before: int) -> bool:
+    """Rank 0 destroys the group in a call to which rank 1 comes later: what both are told, and what is left."""
+    store = world_store()
+    tensor = registered_empty((SIZE,)) if registered else torch.empty(SIZE)
+    tensor.fill_(1.0)
+    for _ in range(made_before):
+        dist.all_reduce(tensor)
+    if rank == 0:
+        _at_a_signal(lambda: (dist.destroy_process_group(), store.set("destroyed", "yes")))
+    else:
+        store.wait(["destroyed"])
+    with pytest.raises(PeerFailedError) as raised:
+        dist.all_reduce(tensor)
+    text = str(raised.value)
+    if rank == 1:
+        dist.destroy_process_group()
+    del raised, tensor
+    wait_until(lambda: not _threads())
+    wait_until(lambda: _mappings() == 0)
+    return "rank 0 closed its group" in text
+
+
+@pytest.mark.parametrize("made_before", [0, 3], ids=["new", "remembered"])
+@pytest.mark.parametrize("registered", [False, True], ids=["plain", "registered"])
+def test_a_signal_handler_destroys_the_group_of_its_call(registered: bool, made_before: int) -> None:
+    assert run_on(2, _destroyed_within, registered, made_before) == [True] * 2
+
+
+def test_a_signal_handler_destroys_the_group_of_its_call_over_gloo() -> None:
+    assert run_on(2, _destroyed_within, False, 0, transport="gloo") == [True] * 2
+
+
+def _closed_while_queued(rank: int) -> bool:
+    """A call of the queue closes the group on rank 0, with a call behind it, to which rank 1 comes later."""
+    core, store = core_of(), world_store()
+    if rank == 1:
+        store.wait(["closed"])
+        with pytest.raises(PeerFailedError, match="rank 0 closed its group"):
+            dist.all_reduce(torch.ones(4))
+        return True
+    with core.lock:  # no call runs meanwhile
+        work = core.issue("closing", lambda _: core.close(), True, 30.0)
+        behind = dist.all_reduce(torch.ones(4), async_op=True).get_future()
+    work.wait()
+    with pytest.raises(RuntimeError, match="rank 0"):
+        behind.wait()
+    wait_until(lambda: not _threads())
+    store.set("closed", "yes")
+    return True
+
+
+def test_a_queued_call_closes_its_group() -> None:
+    assert run_on(2, _closed_while_queued) == [True] * 2
