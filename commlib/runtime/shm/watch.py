@@ -115,7 +115,7 @@ class Watch:
         """Called with the first error, before it is raised: for the flight record."""
         self._controls, self._own = controls, controls[rank]
         self._ring, self._clock, self._condition = ring, clock, condition
-        self._publishing = threading.Lock()
+        self._publishing = threading.RLock()  # a signal handler may end the group in here
         self._process = os.getpid()
         self._stall: _Stall | None = None
         self._outside: dict[int, _Stall] = {}
