@@ -253,7 +253,8 @@ def _read(child: _Child) -> RankOutcome | None:
         return _died(child)
     if not child.parcel.take(data):
         return None
-    answer = child.parcel.value()
+    parcel, child.parcel = child.parcel, Parcel()  # which may be large, and is needed no more
+    answer = parcel.value()
     if "error" in answer:
         return RankOutcome(child.rank, None, rebuild_error(answer["error"], child.rank))
     return RankOutcome(child.rank, answer["value"])
@@ -269,14 +270,16 @@ def _look(child: _Child) -> None:
 
 
 def _died(child: _Child) -> RankOutcome:
-    """What ended a child that said nothing (or what the launcher says, should it live on); it is reaped here."""
-    status = _reap(child, time.monotonic() + _LAST)
-    code = os.waitstatus_to_exitcode(status)
+    """What ended a child that said nothing; it is reaped here, and killed before if it lives on."""
+    began = time.monotonic()
+    code = os.waitstatus_to_exitcode(_reap(child, began + _LAST))
     if code >= 0:
         how = f"rank {child.rank} died without a result, with exit status {code}"
         return RankOutcome(child.rank, None, ExecutionError(how, rank=child.rank, status=code))
     name = next((known.name for known in signal.Signals if known == -code), f"signal {-code}")
     how = f"rank {child.rank} died without a result, killed by {name}"
+    if time.monotonic() - began >= _LAST:
+        how = f"rank {child.rank} closed its way back to the launcher, ran on, and was killed"
     return RankOutcome(child.rank, None, ExecutionError(how, rank=child.rank, signal=-code), -code)
 
 

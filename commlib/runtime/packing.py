@@ -58,7 +58,7 @@ class Parcel:
         self._data.seek(0)
         sizes = _SIZES.unpack(_exactly(self._data, _SIZES.size))
         text = _exactly(self._data, sizes[0])
-        return _rebuilt(json.loads(text), _exactly(self._data, sizes[1]))
+        return _rebuilt(json.loads(text), self._data.getbuffer()[self._data.tell() :][: sizes[1]])
 
 
 def describe_error(error: BaseException) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _blob(what: str, dtype: str, shape: tuple[int, ...], data: bytes, blobs: lis
     return {"__blob__": what, "dtype": dtype, "shape": list(shape), "start": start, "size": len(data)}
 
 
-def _rebuilt(value: Any, body: bytes) -> Any:
+def _rebuilt(value: Any, body: memoryview) -> Any:
     if isinstance(value, list):
         return [_rebuilt(item, body) for item in value]
     if not isinstance(value, dict):

@@ -42,7 +42,7 @@ class Worker:
     def _begin(self) -> None:
         self._queue: queue.SimpleQueue[tuple[PendingWork, Callable[[], None]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()
         self._settling = Settling(self._name)
         self._closed = False
         self.submitted = 0
@@ -60,6 +60,11 @@ class Worker:
     def idle(self) -> bool:
         """Whether every call that was queued has ended."""
         return self.submitted == self.ended
+
+    @property
+    def queueing(self) -> bool:
+        """Whether this thread queues a call (and a signal handler asks): it must not wait for the queue now."""
+        return bool(self._guard._is_owned())  # type: ignore[attr-defined]
 
     def submit(self, work: PendingWork, job: Callable[[], None]) -> None:
         """Queue a call; after ``close`` it runs here and now, and has the error that calls then have."""

@@ -101,3 +101,39 @@ def _closed_while_queued(rank: int) -> bool:
 
 def test_a_queued_call_closes_its_group() -> None:
     assert run_on(2, _closed_while_queued) == [True] * 2
+
+
+def _destroyed_while_it_queues(rank: int, made_before: int) -> bool:
+    """A signal comes to rank 0 while it puts a call into the queue, or starts its thread; rank 1 comes later."""
+    core, store = core_of(), world_store()
+    for _ in range(made_before):
+        dist.all_reduce(torch.ones(4), async_op=True).wait()
+    if rank == 1:
+        store.wait(["destroyed"])
+        with pytest.raises(PeerFailedError, match="rank 0 closed its group"):
+            dist.all_reduce(torch.ones(4))
+        return True
+    queue = core.worker._queue
+
+    class Struck:
+        """The queue, in which a signal comes first."""
+
+        def put(self, item: object) -> None:
+            core.worker._queue = queue
+            signal.raise_signal(signal.SIGUSR1)
+            queue.put(item)
+
+    signal.signal(signal.SIGUSR1, lambda *_: (dist.destroy_process_group(), store.set("destroyed", "yes")))
+    core.worker._queue = Struck() if made_before else queue
+    if not made_before:
+        core.worker._serve = lambda serve=core.worker._serve: (os.kill(os.getpid(), signal.SIGUSR1), serve())
+    work = dist.all_reduce(torch.ones(4), async_op=True)
+    with pytest.raises(PeerFailedError, match="rank 0 closed its group"):
+        work.wait()
+    wait_until(lambda: not _threads())
+    return True
+
+
+@pytest.mark.parametrize("made_before", [0, 2], ids=["first", "later"])
+def test_a_signal_handler_destroys_the_group_while_a_call_is_queued(made_before: int) -> None:
+    assert run_on(2, _destroyed_while_it_queues, made_before) == [True] * 2

@@ -221,9 +221,9 @@ class P2P:
 
         Who follows looks into the rings, too: the message may lie there while the thread that leads has no core.
         """
-        waited = time.monotonic() - began
-        if request.done or waited < self._slice or self.progress() or request.done:
+        if request.done or time.monotonic() < began + self._slice or self.progress() or request.done:
             return
+        waited = time.monotonic() - began  # after what may take long: whoever watches tells waits by when they began
         peers = [peer for peer in range(self.ranks) if peer != self.rank] if request.peer is None else [request.peer]
         try:
             self._watch.on_ring_stall(waited, peers, str(request), min(seconds, _LATEST))

@@ -309,8 +309,9 @@ class _Stall:
         self.context: Context | None = None
 
     def __call__(self, seconds: float, waits: Sequence[tuple[int, int, int, int, int]]) -> None:
-        if self.context is not None:
-            self.watch.timeout = self.context.timeout
+        context = self.context  # once: another thread may close meanwhile
+        if context is not None:
+            self.watch.timeout = context.timeout
         self.watch.on_stall(seconds, waits)
 
 

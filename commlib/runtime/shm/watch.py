@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from commlib.errors import ExecutionError, MismatchError, PeerFailedError
@@ -64,7 +64,7 @@ _PHRASES = {
 @dataclass
 class _Stall:
     """One time of waiting: when its call began, when it was last told of, when the others were last looked at, and
-    who is suspected, since when."""
+    whom this rank suspects of what, since when."""
 
     call: int
     began: float
@@ -72,8 +72,7 @@ class _Stall:
     told: float = 0.0
     looked: float = 0.0
     witnessed: float = 0.0
-    suspect: tuple[str, int] | None = None
-    since: float = 0.0
+    suspects: dict[tuple[str, int], float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -119,8 +118,7 @@ class Watch:
         self._process = os.getpid()
         self._stall: _Stall | None = None
         self._outside: dict[int, _Stall] = {}
-        with _registering:
-            _watches.add(self)
+        _watches[id(self)] = self
 
     def on_stall(self, seconds: float, waits: Waits) -> None:
         """Nothing has moved in the call for ``seconds``. Without ``waits``: the call has not begun, refuse it if the
@@ -259,34 +257,33 @@ class Watch:
         cause = diagnose(mine, sights, patience)
         if cause is not None and cause.kind == "mismatch" and stall.seconds < _DECIDE and undecided(mine, sights):
             return
-        if cause is not None and (
-            late or cause.kind == "mismatch" or self._holds(cause, stall, mine, sights, patience)
-        ):
+        if cause is None or not (late or cause.kind == "mismatch"):
+            cause = self._certain(cause, stall, mine, sights, patience)
+        if cause is not None:
             self._fail(cause, waits, during)
-        self._suspect(stall, cause)
 
-    def _suspect(self, stall: _Stall, cause: Cause | None) -> None:
-        suspect = None if cause is None else (cause.kind, cause.rank)
-        if suspect != stall.suspect:
-            stall.suspect, stall.since = suspect, self._clock()
-
-    def _holds(
-        self, cause: Cause, stall: _Stall, mine: Situation, sights: dict[int, Sight], patience: Patience
-    ) -> bool:
-        """Whether what was found is found again: by this rank, and with those only between it and the root that have
-        looked since, too. What another rank has noticed needs no second look of this one."""
-        seen = stall.suspect == (cause.kind, cause.rank)
-        if not seen and cause.noticed_by == self.rank:
-            return False
-        since = int((stall.since if seen else self._clock()) * 1e9)
-        found = diagnose(mine, sights, replace(patience, since=since))
-        return found is not None and (found.kind, found.rank) == (cause.kind, cause.rank)
+    def _certain(
+        self, cause: Cause | None, stall: _Stall, mine: Situation, sights: dict[int, Sight], patience: Patience
+    ) -> Cause | None:
+        """What is found again: by this rank, and with those only between it and the root that have looked since it was
+        first suspected, too. What another rank has noticed of one that this waits for itself is certain at once."""
+        before, stall.suspects = stall.suspects, {}
+        if cause is None:
+            return None
+        now = self._clock()
+        found = {at: diagnose(mine, sights, replace(patience, since=int(at * 1e9))) for at in {now, *before.values()}}
+        for each in (cause, *found.values()):
+            if each is not None:
+                stall.suspects[_who(each)] = before.get(_who(each), now)
+        again = (each for suspect, at in before.items() if (each := found[at]) is not None and _who(each) == suspect)
+        told = found[now] if (each := found[now]) is not None and each.noticed_by != self.rank else None
+        return next(again, told)
 
     def _pause(self, stall: _Stall) -> float:
         """Seconds until the next look: none while there is a suspect; a look takes some 20 us a rank."""
         low, high = _LOOK
         busy = max(1.0, len(self._controls) / 8)
-        return 0.0 if stall.suspect else min(high, max(low, stall.seconds / 10)) * busy
+        return 0.0 if stall.suspects else min(high, max(low, stall.seconds / 10)) * busy
 
     def _sights(self) -> dict[int, Sight]:
         views = ((rank, read_view(control)) for rank, control in enumerate(self._controls) if rank != self.rank)
@@ -324,10 +321,10 @@ class Watch:
             raise_alarm(control)
             if rank != self.rank:
                 self._ring(rank)
-        with _registering:
-            others = [watch for watch in _watches if watch is not self]
-        for watch in others:
-            watch._hear(self, cause)
+        for reference in _watches.valuerefs():  # a copy: another thread or a signal handler may make one meanwhile
+            watch = reference()
+            if watch is not None and watch is not self:
+                watch._hear(self, cause)
 
     def _hear(self, other: Watch, cause: Cause) -> None:
         """Another group of this process has failed; should this one then end or stay away, the others know why."""
@@ -338,17 +335,11 @@ class Watch:
         write_trouble(self._own, Cause(cause.kind, cause.rank, said, cause.noticed_by), read_view(self._own).entered)
 
 
-_watches: weakref.WeakSet[Watch] = weakref.WeakSet()
-_registering = threading.RLock()  # a signal's handler may make or end a group, too
+_watches: weakref.WeakValueDictionary[int, Watch] = weakref.WeakValueDictionary()
 
 
-def _renew() -> None:
-    """A fork: whichever thread held the lock is not there."""
-    global _registering
-    _registering = threading.RLock()
-
-
-os.register_at_fork(after_in_child=_renew)
+def _who(cause: Cause) -> tuple[str, int]:
+    return cause.kind, cause.rank
 
 
 def described(waits: Waits) -> Iterator[Wait]:

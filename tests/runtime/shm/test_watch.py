@@ -108,6 +108,21 @@ def test_a_rank_that_has_had_no_core_is_given_time_to_see_what_came(closes: bool
         stall(areas, watch, [1], 0.2, lambda _: areas.still_waits(1, 2))
 
 
+@pytest.mark.parametrize("closes", [True, False])
+def test_who_had_no_core_hides_nobody_that_this_rank_waits_for_itself(closes: bool) -> None:
+    """The dead rank 2 is found through rank 1, which has had no core; rank 3 left this rank itself in the lurch."""
+    areas = entered(4)
+    areas.wait(1, 5, 2)
+    areas.still_waits(1, 2)
+    areas.conditions[2] = "ended"
+    if closes:
+        areas.watch(3).close()
+    else:
+        areas.conditions[3] = "stopped"
+    with pytest.raises(PeerFailedError, match="rank 3 closed" if closes else "rank 3 stopped"):
+        stall(areas, areas.watch(0), [1, 3], 0.3 if closes else 3.5)
+
+
 def test_a_suspicion_does_not_outlive_the_wait() -> None:
     """Rank 2 was seen dead, its word came all the same; the next wait has lasted as long when the watch is told."""
     areas = entered(3)
