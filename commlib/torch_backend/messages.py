@@ -146,4 +146,6 @@ class MessageRunner:
     def close(self) -> None:
         """End the Communicator and its gloo group."""
         self._communicator.close()
-        self._group.shutdown()
+        shutdown = getattr(self._group, "shutdown", None)  # torch 2.6 has none: connections go with the group
+        if shutdown is not None:
+            shutdown()
