@@ -126,7 +126,8 @@ class EngineCarrier:
     ) -> Cause | None:
         plan, kernels = prepared.plan, prepared.launch.kernels
         buffers: Buffers = {**binding.buffers(), Buffer.SCRATCH: prepared.scratch}
-        endpoint = self._open(prepared, call, deadline)
+        endpoint, monitor = self._open(prepared, call, deadline), self._transport.monitor
+        monitor.on_interrupt = endpoint.ring
         try:
             if isinstance(endpoint, MixedEndpoint):
                 worked_on = endpoint.begin(buffers, kernels)
@@ -139,7 +140,10 @@ class EngineCarrier:
             failed = Cause("failed", rank, f"rank {rank} failed: {error}", rank)
             endpoint.abort(endpoint.cause or self._report(failed))
             raise
-        return endpoint.finish(deadline)
+        else:
+            return endpoint.finish(deadline)
+        finally:
+            monitor.on_interrupt = None
 
     def _open(self, prepared: _Plan, call: Call, deadline: float) -> GlooEndpoint | MixedEndpoint:
         itemsize = prepared.launch.kernels.itemsize

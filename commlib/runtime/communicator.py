@@ -126,14 +126,15 @@ class Communicator:
         self._finalizer()
 
     def interrupt(self, text: str) -> None:
-        """End the call that another thread is in, here and on the ranks that wait for it; ``text`` says why.
+        """End the call that runs, here and on the ranks that wait for it; ``text`` says why.
 
-        The communicator has failed then. Returns at once; the call ends within a second.
+        The communicator has failed then. Returns at once; the call ends at its next wait, and ends well if it is done
+        before. A signal handler may call this within it.
         """
         cause = Cause("failed", self.rank, text, self.rank)
         if self._state.table is not None:
             self._state.table.session.watch.publish(cause)
-        self._monitor.report(cause)
+        self._monitor.interrupt(cause)
 
     def __enter__(self) -> Communicator:
         return self

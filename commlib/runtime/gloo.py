@@ -127,6 +127,8 @@ class GlooEndpoint:
         self._notes: dict[int, list[Sent]] = {}
         self._greeted: set[int] = set()
         self._bell = bell
+        self.ring = bell.ring
+        """Wakes the engine's thread; any thread may call this, and a signal handler."""
         self._trouble: Cause | None = None
         self._patience = Patience(self._monitor, self._rank, deadline)
         self._by_channel = {(link.link.peer, link.link.channel): link for link in self._in}
@@ -188,24 +190,25 @@ class GlooEndpoint:
 
     def wait_any(self, deadline: float, waits: list[Wait]) -> None:
         """Wait for news from a peer's thread; when none comes for a while, ask the monitor."""
-        while self._trouble is None:
+        while (trouble := self._trouble or self._monitor.interrupted) is None:
             if not self._bell.wait(self._patience.stalled_after):
                 self._stall(deadline, waits)
                 continue
             self._monitor.moved()
-            if self._trouble is None:
+            if self._trouble is None and self._monitor.interrupted is None:
                 return
-        raise self.failure(waits, self._trouble)
+        raise self.failure(waits, trouble)
 
     def finish(self, deadline: float) -> Cause | None:
         """All steps are done: wait until the peers have what they were sent. What went wrong, if anything did."""
         for peer, flush in self._flush.items():
             links = [sent for out in self._out if out.link.peer == peer for sent in out.sent]
             flush.put(links + self._notes.get(peer, []))
-        while self._unfinished and self._trouble is None:
+        while self._unfinished and (self._trouble or self._monitor.interrupted) is None:
             if not self._bell.wait(self._patience.stalled_after):
                 self._ask(tuple(self._unfinished), deadline)
-        return None if self._trouble is None else self._monitor.report(self._trouble)
+        trouble = self._trouble or self._monitor.interrupted
+        return None if trouble is None else self._monitor.report(trouble)
 
     def abort(self, cause: Cause) -> None:
         """Tell the peers that expect something of this rank why nothing more will come, and let the threads go."""

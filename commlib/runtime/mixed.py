@@ -40,6 +40,7 @@ class MixedEndpoint:
         near = NeighbourEndpoint(host, call, exposed, lambda cause: far.failure([], cause))
         bell.watched, far.suspect = near.changed, near.suspect_stalled
         self._gloo, self._near = far, near
+        self.ring = bell.ring
         self.signal, self.try_wait, self.peer_buffer = (
             self._near.signal,
             self._near.try_wait,

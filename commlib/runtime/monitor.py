@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from commlib.runtime.cause import Cause, State, Status, loads_cause, loads_status
 from commlib.runtime.diagnosis import Patience, Sighting, diagnose
 from commlib.runtime.liveness import condition, this_process
+from commlib.runtime.transport import QueueBell
 from commlib.runtime.wire import Call
 
 STALLED_AFTER = 0.2
@@ -31,6 +33,8 @@ def beat_for(timeout: float) -> float:
     return min(BEAT, timeout / 10)
 
 
+_LOOK = 0.001
+"""Seconds between looks whether a cause has been published."""
 JOIN = 1.0
 """Seconds to wait for the thread to end; one inside a store that does not answer is left behind."""
 
@@ -77,8 +81,12 @@ class Monitor:
         self._late = False
         self._cause: Cause | None = None
         self._own: Cause | None = None
-        self._published = threading.Event()
-        self._wake = threading.Event()
+        self.interrupted: Cause | None = None
+        """Why the call that runs is to end, whatever it waits for."""
+        self.on_interrupt: Callable[[], None] | None = None
+        """Wakes the thread whose call is interrupted; called from any thread, or from a signal handler within it."""
+        self._known = False
+        self._bell = QueueBell()
         self._closed = False
         self._mute = False
         self._heard: dict[int, _Heard] = {}
@@ -116,7 +124,7 @@ class Monitor:
             self._answered = time.monotonic()
         if not self._stuck or late != self._late:
             self._stuck, self._late = True, late
-            self._wake.set()
+            self._bell.ring()
         return self._cause or self._store_silent()
 
     def _store_silent(self) -> Cause | None:
@@ -149,10 +157,23 @@ class Monitor:
         cause = self._own = self._own or cause
         if self.store is None or self._cause is not None:
             return self._cause or cause
-        self._wake.set()
-        if self._thread.is_alive() and time.monotonic() - self._answered < 3 * BEAT:
-            self._published.wait(self.beat)
+        self._bell.ring()
+        until = time.monotonic() + self.beat
+        while self._awaited() and time.monotonic() < until:
+            time.sleep(_LOOK)  # not an Event, in whose wait a signal handler could not wait for it
         return self._cause or cause
+
+    def _awaited(self) -> bool:
+        """Whether the thread will publish a cause soon."""
+        return not self._known and self._thread.is_alive() and time.monotonic() - self._answered < 3 * BEAT
+
+    def interrupt(self, cause: Cause) -> None:
+        """Publish a cause, and end the call that runs at its next wait. A signal handler may call this within it."""
+        self.interrupted = self.interrupted or cause
+        self.report(cause)
+        wake = self.on_interrupt
+        if wake is not None:
+            wake()
 
     def mark(self, key: str) -> None:
         """Set a key for the other ranks, as well as can be."""
@@ -171,7 +192,7 @@ class Monitor:
         """Say good-bye and end the thread."""
         self._say("closed")
         self._closed = True
-        self._wake.set()
+        self._bell.ring()
         if self._thread.is_alive():
             self._thread.join(JOIN)
 
@@ -185,12 +206,11 @@ class Monitor:
                 self._turn(store)
                 self._answered = time.monotonic()
             except (RuntimeError, ValueError):  # the store is gone: torch raises DistError, a RuntimeError
-                self._published.set()
+                self._known = True
                 return
             if closing:
                 return
-            self._wake.wait(min(self.beat, 0.1) if self._stuck else self.beat)
-            self._wake.clear()
+            self._bell.wait(min(self.beat, 0.1) if self._stuck else self.beat)
 
     def _turn(self, store: Store) -> None:
         self._beats += 1
@@ -200,7 +220,7 @@ class Monitor:
         elif self._cause is None:
             self._look(store)
         if self._cause is not None:
-            self._published.set()
+            self._known = True
 
     def _publish(self, store: Store, cause: Cause) -> None:
         self._cause = loads_cause(store.compare_set("cause", "", cause.dumps()).decode())

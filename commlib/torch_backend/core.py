@@ -361,8 +361,7 @@ class Core:
         """End the queue and the runner; a call that does not end soon fails, on all ranks that wait for it.
 
         That may be one of the queue, or one that another thread makes for itself. If it is one of this thread, in a
-        signal handler or a hook, it fails when it next finds that nothing moves (over gloo after 0.2 s: a call to which
-        all come before ends well), and another thread closes when it has ended.
+        signal handler or a hook, it fails when it next waits, and another thread closes when it has ended.
         """
         self.hot.clear()
         if self.lock._is_owned() or self.worker.queueing:

@@ -7,7 +7,6 @@ just these words; a rank that has looked in vain sleeps on its bell.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -234,11 +233,11 @@ class SharedBell:
         self._host = host
         self.watched: Callable[[], bool] = lambda: False
         """Whether something has changed that the engine waits for."""
-        self._rung = threading.Event()
+        self._rung = False  # no threading.Event: a signal handler may ring while this thread waits
 
     def ring(self) -> None:
         """Something came from another thread."""
-        self._rung.set()
+        self._rung = True
         self._host.ring(self._host.rank)
 
     def wait(self, seconds: float) -> bool:
@@ -264,7 +263,7 @@ class SharedBell:
         return False
 
     def _moved(self) -> bool:
-        if self._rung.is_set():
-            self._rung.clear()
+        if self._rung:
+            self._rung = False
             return True
         return self.watched()

@@ -1,0 +1,66 @@
+"""Interrupting a call: it ends at its next wait, at once, though its rank never asks whether anything moves."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from typing import Any
+
+import pytest
+import torch
+from process_cases import WIRINGS, wire
+from runtime_algorithms import chain
+from timely import wait_until
+
+from commlib.errors import PeerFailedError
+from commlib.runtime import Communicator, launch, stall
+
+pytestmark = pytest.mark.timeout(90)
+SECONDS = 40.0
+"""More than rank 0 holds its message back, less than the test may take."""
+
+
+def _interrupted(rank: int, wiring: str, waits: bool) -> str:
+    """Rank 0 holds its message back until rank 1, which waits for it, has been interrupted and has ended.
+
+    That is before its first step, or ``waits``: some time after.
+    """
+    wire(rank, WIRINGS[wiring])
+    comm = Communicator(timeout=10 * SECONDS, transport=WIRINGS[wiring].transport)
+    comm.connect()
+    if rank == 1:
+        stall.STALLED_AFTER = SECONDS
+    store: Any = torch.distributed.PrefixStore("test", torch.distributed.distributed_c10d._get_default_store())
+    main = threading.main_thread().ident
+
+    def hold_back(*_: int) -> None:
+        wait_until(lambda: store.check(["ended"]), SECONDS / 2)
+
+    def strike(*_: int) -> None:
+        threading.Timer(0.2, lambda: signal.pthread_kill(main, signal.SIGUSR1)).start()
+
+    def interrupt(*_: Any) -> None:
+        comm.interrupt("rank 1 was interrupted")
+
+    signal.signal(signal.SIGUSR1, interrupt)
+    if rank < 2:
+        comm.hook = hold_back if rank == 0 else strike if waits else interrupt
+    begun = time.monotonic()
+    try:
+        comm.run(chain("broadcast", comm.ranks), torch.full((64,), float(rank)), in_place=True)
+    except PeerFailedError as error:
+        return error.message
+    finally:
+        store.set("ended", "yes")
+        comm.close()
+        assert time.monotonic() - begun < SECONDS / 2
+    return "done"
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["before", "waiting"])
+@pytest.mark.parametrize("wiring", ["gloo", "two hosts", "shm", "python"])
+def test_an_interrupted_call_ends_at_once_and_the_others_hear_why(wiring: str, waits: bool) -> None:
+    told = launch(_interrupted, 3, (wiring, waits), 60.0)
+    assert all("rank 1 was interrupted" in text for text in told[1:]), told
+    assert told[0] == "done" or "rank 1 was interrupted" in told[0]
