@@ -207,6 +207,7 @@ def _be_rank(
         store = dist.TCPStore("127.0.0.1", port, None, False, limit)  # type: ignore[attr-defined]
         _ours.add(os.getpid())
         dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks, timeout=limit)
+        _meet(store, rank, ranks)
         answer = {"value": function(rank, *args)}
     except BaseException as error:
         answer = {"error": describe_error(error)}
@@ -216,6 +217,12 @@ def _be_rank(
         data = pack({"error": describe_error(error.with_traceback(None))})
     with os.fdopen(report, "wb") as stream:
         stream.write(data)
+
+
+def _meet(store: Any, rank: int, ranks: int) -> None:
+    """Wait until all have connected: a rank whose function ends or dies at once would be missed by gloo in others."""
+    store.set(f"commlib/connected/{rank}", "")
+    store.wait([f"commlib/connected/{peer}" for peer in range(ranks)])
 
 
 def _collect(children: list[_Child], timeout: float, grace: float | None) -> list[RankOutcome]:
