@@ -215,13 +215,16 @@ class P2P:
             if not self.progress() and not request.done:
                 self._context.wait_rings(self._slice)
                 self._look(request, began, seconds)
+            elif not request.done and time.monotonic() > began + seconds:
+                self._look(request, began, seconds)
 
     def _look(self, request: Request, began: float, seconds: float) -> None:
-        """A slice has passed: if nothing moves now, is there a reason to give up?
+        """A slice has passed: if nothing moves now, or time is up, is there a reason to give up?
 
         Who follows looks into the rings, too: the message may lie there while the thread that leads has no core.
         """
-        if request.done or time.monotonic() < began + self._slice or self.progress() or request.done:
+        now = time.monotonic()
+        if request.done or now < began + self._slice or (self.progress() and now < began + seconds) or request.done:
             return
         waited = time.monotonic() - began  # after what may take long: whoever watches tells waits by when they began
         peers = [peer for peer in range(self.ranks) if peer != self.rank] if request.peer is None else [request.peer]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from shm_cases import PYTHON, SMALL, open_session
+from timely import wait_until
 
 from commlib.errors import DeadlineError, ExecutionError, MismatchError, PeerFailedError
 from commlib.runtime.launcher import launch, launch_outcomes
@@ -140,6 +142,37 @@ def _threads(rank: int, options: ShmOptions) -> bool:
 @BOTH
 def test_threads_share_the_rings(options: ShmOptions) -> None:
     assert launch(_threads, 2, (options,)) == [True, True]
+
+
+def _kept_busy(rank: int, options: ShmOptions, follows: bool) -> bool:
+    """Rank 1 sends one message after another, but none that rank 0 waits for (``follows``: not as the one thread that
+    moves messages on)."""
+    with open_session(rank, 2, options) as session:
+        p2p, line = P2P(session), torch.zeros(64, dtype=torch.uint8)
+        if rank == 0:
+            if follows:
+                other = _irecv(p2p, torch.zeros(64, dtype=torch.uint8), 1, 9)
+                threading.Thread(target=_in_vain, args=(p2p, other), daemon=True).start()
+                wait_until(p2p._leading.locked)
+            with pytest.raises((DeadlineError, PeerFailedError), match=r"receive from rank 1 \(tag 8\)"):
+                p2p.wait(_irecv(p2p, line, 1, 8), 0.5)
+            return True
+        until = time.monotonic() + 20
+        with pytest.raises((DeadlineError, PeerFailedError)):
+            while time.monotonic() < until:
+                p2p.wait(_isend(p2p, line, 0, 1))
+        return True
+
+
+def _in_vain(p2p: P2P, request: Request) -> None:
+    with contextlib.suppress(ExecutionError):
+        p2p.wait(request, 60)
+
+
+@pytest.mark.parametrize("follows", [False, True], ids=["leads", "follows"])
+@BOTH
+def test_other_messages_do_not_put_a_deadline_off(options: ShmOptions, follows: bool) -> None:
+    assert launch(_kept_busy, 2, (options, follows), 60.0) == [True] * 2
 
 
 def _lonely(rank: int, options: ShmOptions) -> float:
