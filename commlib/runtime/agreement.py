@@ -26,6 +26,8 @@ from commlib.runtime.wire import Call
 
 T = TypeVar("T")
 TRANSPORTS = ("auto", "gloo", "shm")
+Suspect = Callable[[Callable[[], Sequence[int]], float], Cause | None]
+"""Given who is missing, as of now, and for how long: why they will not come, if that is known."""
 
 
 @dataclass(frozen=True)
@@ -60,32 +62,42 @@ class WatchedStore:
 
     Args:
         members: the ranks that meet, as the keys count them.
+        suspect: as ``Meeting`` has it.
     """
 
     def __init__(
-        self, store: Any, members: Sequence[int], monitor: Monitor, rank: int, call: Call, deadline: float
+        self,
+        store: Any,
+        members: Sequence[int],
+        monitor: Monitor,
+        rank: int,
+        call: Call,
+        deadline: float,
+        suspect: Suspect | None = None,
     ) -> None:
+        self._suspect = suspect
         self._store, self._members, self._monitor, self._rank, self._call = store, members, monitor, rank, call
         self._deadline, self._patience = deadline, Patience(monitor, rank, deadline)
-        self._since = time.monotonic()
 
     def check(self, keys: list[str]) -> bool:
-        """Whether all keys are there.
+        """Whether all keys are there."""
+        return bool(self._ask(lambda: self._store.check(keys)))
+
+    def look(self, missing: Callable[[], Sequence[int]], seconds: float) -> None:
+        """Called while a board waits, which it has done for so long.
 
         Raises:
-            ExecutionError: they will never be.
+            ExecutionError: those that are missing will never come.
         """
-        if self._ask(lambda: self._store.check(keys)):
-            self._since = time.monotonic()
-            self._monitor.moved()
-            return True
-        if time.monotonic() - self._since > self._patience.stalled_after:
-            missing = [key for key in keys if not self._ask(lambda key=key: self._store.check([key]))]  # type: ignore[misc]
-            peers = tuple(self._members[int(key.rsplit("/", 1)[-1])] for key in missing)
-            cause = self._patience.ask(peers, self._deadline)
+        if seconds > self._patience.stalled_after:
+            peers = self._peers(missing)
+            cause = None if self._suspect is None else self._suspect(lambda: self._peers(missing), seconds)
+            cause = cause or self._patience.ask(peers, self._deadline)
             if peers and cause is not None:
                 self._fail(cause, peers[0])
-        return False
+
+    def _peers(self, missing: Callable[[], Sequence[int]]) -> tuple[int, ...]:
+        return tuple(self._members[at] for at in missing())
 
     def _fail(self, cause: Cause, peer: int) -> None:
         waits = [Wait(-1, -1, f"for rank {peer} to connect", peer)]
@@ -107,7 +119,8 @@ class WatchedStore:
         self._ask(lambda: self._store.set(key, value))
 
     def get(self, key: str) -> Any:
-        """The value of a key that is there."""
+        """The value of a key that was waited for."""
+        self._monitor.moved()
         return self._ask(lambda: self._store.get(key))
 
     def add(self, key: str, amount: int) -> int:
@@ -121,7 +134,10 @@ class WatchedStore:
 
 @dataclass(frozen=True)
 class Meeting:
-    """How one rank meets the others of its group for a call: over ``keys``, under ``prefix``, until ``deadline``."""
+    """How one rank meets the others of its group for a call: over ``keys``, under ``prefix``, until ``deadline``.
+
+    ``suspect`` is asked before the monitor why ranks do not come.
+    """
 
     keys: Any
     prefix: str
@@ -130,6 +146,7 @@ class Meeting:
     ranks: int
     call: Call
     deadline: float
+    suspect: Suspect | None = None
 
     @property
     def seconds(self) -> float:
@@ -139,7 +156,7 @@ class Meeting:
     def store(self, prefix: str, members: Sequence[int]) -> WatchedStore:
         """The store for these ranks to meet at."""
         keys = dist.PrefixStore(f"{self.prefix}/{prefix}", self.keys)  # type: ignore[attr-defined]
-        return WatchedStore(keys, members, self.monitor, self.rank, self.call, self.deadline)
+        return WatchedStore(keys, members, self.monitor, self.rank, self.call, self.deadline, self.suspect)
 
     def exchange(self, prefix: str, value: dict[str, Any]) -> list[dict[str, Any]]:
         """Every rank's value.

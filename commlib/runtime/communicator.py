@@ -16,7 +16,7 @@ import torch
 from commlib.errors import CommlibError, ExecutionError, MismatchError, PeerFailedError, SpecError
 from commlib.ir.algorithm import Algorithm
 from commlib.reductions import Reduction, reduction
-from commlib.runtime.agreement import APART, TRANSPORTS, Hosts, Meeting
+from commlib.runtime.agreement import APART, TRANSPORTS, Hosts, Meeting, Suspect
 from commlib.runtime.binding import Binding, Tensors, classify, shard_elements
 from commlib.runtime.carriers import Carrier, EngineCarrier, TableCarrier
 from commlib.runtime.cause import AFTER, Cause
@@ -160,8 +160,12 @@ class Communicator:
         """What is known of the other ranks, for messages beside the calls."""
         return self._monitor
 
-    def connect(self, timeout: float | None = None) -> None:
+    def connect(self, timeout: float | None = None, suspect: Suspect | None = None) -> None:
         """Agree on the transports now, not in the first call; all ranks do this alike, before any call.
+
+        Args:
+            suspect: asked, besides the monitor, why ranks do not come (see ``Attendance``): of those that have made no
+                communicator yet the monitor knows nothing.
 
         Raises:
             SpecError: transport "shm", and there is none. ExecutionError: as ``run``.
@@ -172,7 +176,7 @@ class Communicator:
             call = Call(self._state.calls + 1, b"", "connecting")
             self._monitor.enter(call, seconds)
             with self._failing(SpecError):
-                self._connect(call, time.monotonic() + seconds)
+                self._connect(call, time.monotonic() + seconds, suspect)
             self._monitor.leave()
 
     def run(
@@ -324,12 +328,12 @@ class Communicator:
         ready.prepared, ready.carrier = self._engine.prepare(ready.launch), self._engine
         return self._engine
 
-    def _connect(self, call: Call, deadline: float) -> None:
+    def _connect(self, call: Call, deadline: float, suspect: Suspect | None = None) -> None:
         """Agree on the transports, once."""
         state = self._state
         if state.connected:
             return
-        meeting = self._meeting("connect", call, deadline)
+        meeting = self._meeting("connect", call, deadline, suspect)
         state.hosts = meeting.hosts(self.transport)
         if not state.hosts.together:
             self._engine.meet(meeting, state.hosts)
@@ -345,11 +349,11 @@ class Communicator:
             if "shm" in self._state.hosts.wanted:
                 raise SpecError(f"transport='shm', and these ranks share no memory: {error}") from error
 
-    def _meeting(self, prefix: str, call: Call, deadline: float) -> Meeting:
+    def _meeting(self, prefix: str, call: Call, deadline: float, suspect: Suspect | None = None) -> Meeting:
         """The next meeting; each has keys of its own, or one after a refusal would find what the last one left."""
         self._state.meetings += 1
         prefix = f"{prefix}/{self._state.meetings}"
-        return Meeting(self._keys, prefix, self._monitor, self.rank, self.ranks, call, deadline)
+        return Meeting(self._keys, prefix, self._monitor, self.rank, self.ranks, call, deadline, suspect)
 
     @contextlib.contextmanager
     def _failing(self, *refusals: type[CommlibError]) -> Iterator[None]:

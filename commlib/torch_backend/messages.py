@@ -13,6 +13,7 @@ import torch
 
 from commlib.collectives import Placement
 from commlib.ir.algorithm import Algorithm
+from commlib.runtime.attendance import Attendance
 from commlib.runtime.communicator import LONGEST, Communicator
 from commlib.runtime.flight import FlightRecord
 from commlib.torch_backend.choice import Choice, Situation, choose
@@ -38,9 +39,14 @@ class _Hidden(c10d.ProcessGroup):  # type: ignore[misc]
 
 
 def gloo_group(store: Any, rank: int, ranks: int, timeout: float, name: str) -> Any:
-    """A gloo group that torch.distributed does not know of."""
+    """A gloo group that torch.distributed does not know of.
+
+    It has a connection of its own to the store where torch can make one (not 2.6): gloo waits there for others, and
+    nobody else can use the connection meanwhile.
+    """
     limit = timedelta(seconds=timeout)
-    gloo = c10d.ProcessGroupGloo(c10d.PrefixStore("gloo", store), rank, ranks, limit)
+    own = store.clone() if hasattr(store, "clone") else store
+    gloo = c10d.ProcessGroupGloo(c10d.PrefixStore("gloo", own), rank, ranks, limit)
     kind = c10d.ProcessGroup.BackendType.GLOO
     group = _Hidden(rank, ranks, store)
     group._set_default_backend(kind)
@@ -60,11 +66,23 @@ class MessageRunner:
 
     aliases = False
 
-    def __init__(self, group: Any, timeout: float, transport: str = "auto") -> None:
-        """The ranks agree here on what each pair of them uses; all of the group call this."""
+    def __init__(
+        self, group: Any, timeout: float, transport: str = "auto", attendance: Attendance | None = None
+    ) -> None:
+        """The ranks agree here on what each pair of them uses; all of the group call this.
+
+        ``attendance``: of the ranks that open the group, with the time that they have for it.
+        """
         self._group = group
         self._communicator = Communicator(group, timeout=min(timeout, LONGEST), transport=transport)
-        self._communicator.connect()
+        try:
+            if attendance is None:
+                self._communicator.connect()
+            else:
+                self._communicator.connect(attendance.seconds, attendance.suspect)
+        except BaseException:
+            self.close()
+            raise
         self.hosts, self.monitor = self._communicator.hosts, self._communicator.monitor
         """The host of each rank, counted from 0 (empty if it was not asked), and who watches over the ranks."""
         self._prepared: OrderedDict[Request, _Prepared] = OrderedDict()

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
+from commlib.errors import ExecutionError
+from commlib.runtime.attendance import Attendance, AttendedStore
 from commlib.runtime.communicator import LONGEST
 from commlib.runtime.flight import FlightRecord
 from commlib.runtime.mixed_messages import MixedP2P
 from commlib.runtime.shm.near import Near
 from commlib.runtime.shm.options import ShmOptions, ShmUnavailable
 from commlib.runtime.shm.p2p import P2P
+from commlib.runtime.shm.rendezvous import Board
 from commlib.runtime.shm.session import ShmSession
 from commlib.runtime.tensors import is_plain, plain
 from commlib.torch_backend.compat import c10d
-from commlib.torch_backend.failures import TorchSpecError
+from commlib.torch_backend.failures import TorchSpecError, as_torch
 from commlib.torch_backend.messages import MessageRunner, gloo_group
 from commlib.torch_backend.operand import check
 from commlib.torch_backend.options import Options
@@ -131,35 +135,83 @@ def open_group(store: Any, rank: int, ranks: int, timeout: float, name: str, opt
     own = c10d.PrefixStore(f"commlib/{generation}", store)
     if ranks == 1:
         return Opened(own, rank, ranks, SoloRunner(), None)
-    if options.transport != "gloo":
-        with contextlib.suppress(ShmUnavailable) if options.transport == "auto" else contextlib.nullcontext():
-            return _over_shared_memory(own, rank, ranks, timeout, options)
-    return _over_gloo(own, rank, ranks, timeout, name, options)
+    limit = min(timeout, LONGEST)
+    opening = _Opening(own, rank, ranks, limit, options, Attendance(own, rank, ranks, limit, name))
+    try:
+        return opening.open(name)
+    except ExecutionError as error:
+        raise as_torch(error) from error.__cause__
+    finally:
+        opening.attendance.leave()
 
 
-def _over_shared_memory(store: Any, rank: int, ranks: int, timeout: float, options: Options) -> Opened:
-    """A session of all ranks.
-
-    Raises:
-        ShmUnavailable: on all ranks alike.
-    """
-    keys = c10d.PrefixStore("shm", store)
-    session = ShmSession.open(keys, rank, ranks, options.shm, min(timeout, LONGEST))
-    return Opened(store, rank, ranks, SharedRunner(session), SharedPointToPoint(P2P(session)), session)
+@contextlib.contextmanager
+def _closing_on_errors(opened: Runner | PointToPoint) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        opened.close()
+        raise
 
 
-def _over_gloo(store: Any, rank: int, ranks: int, timeout: float, name: str, options: Options) -> Opened:
-    group = gloo_group(store, rank, ranks, timeout, f"commlib-{name}-{id(store)}")
-    runner = MessageRunner(group, timeout, options.transport)
-    several = len(set(runner.hosts)) > 1
-    messages = _mixed(store, group, runner, timeout, options) if several else GlooPointToPoint(group)
-    return Opened(store, rank, ranks, runner, messages)
+@dataclass(frozen=True)
+class _Opening:
+    """What the steps of opening a group share; ``timeout`` is for all of them, and for each call later."""
 
+    store: Any
+    rank: int
+    ranks: int
+    timeout: float
+    options: Options
+    attendance: Attendance
 
-def _mixed(store: Any, group: Any, runner: MessageRunner, timeout: float, options: Options) -> PointToPoint:
-    """Messages over shared memory inside a host, and over the gloo group between hosts."""
-    rank, hosts, limit = group.rank(), runner.hosts, min(timeout, LONGEST)
-    members = [peer for peer, host in enumerate(hosts) if host == hosts[rank]]
-    keys, shm = c10d.PrefixStore(f"messages/{hosts[rank]}", store), options.shm or ShmOptions()
-    near = Near.open(keys, rank, members, shm, limit)
-    return SharedPointToPoint(MixedP2P(group, len(hosts), near, runner.monitor, shm, limit))
+    def open(self, name: str) -> Opened:
+        """Over shared memory if all ranks have it, else over gloo."""
+        if self.options.transport != "gloo":
+            with contextlib.suppress(ShmUnavailable) if self.options.transport == "auto" else contextlib.nullcontext():
+                return self._over_shared_memory()
+        return self._over_gloo(name)
+
+    def _keys(self, prefix: str, members: Sequence[int]) -> AttendedStore:
+        return AttendedStore(c10d.PrefixStore(prefix, self.store), self.attendance, members)
+
+    def _over_shared_memory(self) -> Opened:
+        """A session of all ranks.
+
+        Raises:
+            ShmUnavailable: on all ranks alike.
+        """
+        keys = self._keys("shm", range(self.ranks))
+        session = ShmSession.open(keys, self.rank, self.ranks, self.options.shm, self.timeout)
+        messages = SharedPointToPoint(P2P(session))
+        return Opened(self.store, self.rank, self.ranks, SharedRunner(session), messages, session)
+
+    def _over_gloo(self, name: str) -> Opened:
+        """A gloo group, and what runs on it. Done when all are: of one that is lost the others hear here."""
+        group = self._connected(f"commlib-{name}-{id(self.store)}")
+        runner = MessageRunner(group, self.timeout, self.options.transport, self.attendance)
+        with _closing_on_errors(runner):
+            messages = self._mixed(group, runner) if len(set(runner.hosts)) > 1 else GlooPointToPoint(group)
+            with _closing_on_errors(messages):
+                self._meet("opened")
+        return Opened(self.store, self.rank, self.ranks, runner, messages)
+
+    def _meet(self, prefix: str) -> None:
+        board = Board(self._keys(prefix, range(self.ranks)), self.rank, self.ranks, self.attendance.seconds)
+        board.exchange({})
+        board.clear()
+
+    def _connected(self, name: str) -> Any:
+        """A gloo group, once all are in it: gloo fails where a rank leaves while others still connect."""
+        store, rank, ranks = self.store, self.rank, self.ranks
+        group = self.attendance.watch(lambda: gloo_group(store, rank, ranks, self.timeout, name))
+        self._meet("connected")
+        return group
+
+    def _mixed(self, group: Any, runner: MessageRunner) -> PointToPoint:
+        """Messages over shared memory inside a host, and over the gloo group between hosts."""
+        hosts, shm = runner.hosts, self.options.shm or ShmOptions()
+        members = [peer for peer, host in enumerate(hosts) if host == hosts[self.rank]]
+        keys = self._keys(f"messages/{hosts[self.rank]}", members)
+        near = Near.open(keys, self.rank, members, shm, self.attendance.seconds)
+        return SharedPointToPoint(MixedP2P(group, len(hosts), near, runner.monitor, shm, self.timeout))

@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,9 +34,14 @@ class Meeting:
 
 
 class Board:
-    """Exchanges of small values over a store; all ranks make the same ones in the same order."""
+    """Exchanges of small values over a store; all ranks make the same ones in the same order.
+
+    A store may have a method ``look(missing, seconds)``, which is called again and again while a rank waits, with what
+    tells who is missing as of now, and for how long it has waited; it raises an error if they will never come.
+    """
 
     def __init__(self, store: Any, rank: int, ranks: int, timeout: float) -> None:
+        self._look: Callable[[Callable[[], list[int]], float], None] = getattr(store, "look", _hopes)
         self._store, self._rank, self._ranks, self._deadline = store, rank, ranks, time.monotonic() + timeout
         self._rounds = 0
 
@@ -44,7 +49,7 @@ class Board:
         """Everybody's value, by rank.
 
         Raises:
-            DeadlineError: a rank did not come, or the store is gone.
+            DeadlineError: a rank did not come, or the store is gone. ExecutionError: what ``look`` raises.
         """
         keys = [f"{self._rounds}/{rank}" for rank in range(self._ranks)]
         self._rounds += 1
@@ -57,10 +62,11 @@ class Board:
 
     def _await(self, keys: list[str]) -> None:
         """Wait by asking now and then: a store's own wait blocks all threads that share its connection."""
-        pause = 0.0002
+        pause, began = 0.0002, time.monotonic()
         while not self._store.check(keys):
             if time.monotonic() > self._deadline:
                 raise RuntimeError("time is up")
+            self._look(lambda: self._missing(keys), time.monotonic() - began)
             time.sleep(pause)
             pause = min(2 * pause, 0.01)
 
@@ -68,22 +74,26 @@ class Board:
         """Return when no rank needs the store any more: it may live in the process of one of them.
 
         Raises:
-            DeadlineError: a rank did not come.
+            DeadlineError: a rank did not come. ExecutionError: what ``look`` raises.
         """
         ready = [np.asarray(segment)[READY : READY + 4] for segment in segments]
         ready[self._rank][0] = 1
-        pause = 0.0001
-        while not all(word[0] for word in ready):
+        pause, began = 0.0001, time.monotonic()
+        while missing := _unset(ready):
             if time.monotonic() > self._deadline:
-                raise self._lost([rank for rank, word in enumerate(ready) if not word[0]], "")
+                raise self._lost(missing, "")
+            self._look(lambda: _unset(ready), time.monotonic() - began)
             time.sleep(pause)
             pause = min(2 * pause, 0.01)
 
     def _late(self, keys: list[str], error: RuntimeError) -> DeadlineError:
-        missing = []
+        missing = list[int]()
         with contextlib.suppress(RuntimeError):
-            missing = [rank for rank, key in enumerate(keys) if not self._store.check([key])]
+            missing = self._missing(keys)
         return self._lost(missing, str(error))
+
+    def _missing(self, keys: list[str]) -> list[int]:
+        return [rank for rank, key in enumerate(keys) if not self._store.check([key])]
 
     def _lost(self, missing: list[int], error: str) -> DeadlineError:
         who = f"rank(s) {', '.join(map(str, missing))} did not come" if missing else f"the store failed: {error}"
@@ -99,6 +109,14 @@ class Board:
                     for rank in range(self._ranks):
                         self._store.delete_key(f"{number}/{rank}")
                 self._store.delete_key("left")
+
+
+def _hopes(_missing: Callable[[], list[int]], _seconds: float) -> None:
+    """Nothing is known of those who are missing."""
+
+
+def _unset(words: Sequence[Any]) -> list[int]:
+    return [rank for rank, word in enumerate(words) if not word[0]]
 
 
 def meet(store: Any, rank: int, ranks: int, options: ShmOptions, timeout: float, native: bool) -> Meeting:

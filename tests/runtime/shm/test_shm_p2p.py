@@ -157,11 +157,15 @@ def _kept_busy(rank: int, options: ShmOptions, follows: bool) -> bool:
             with pytest.raises((DeadlineError, PeerFailedError), match=r"receive from rank 1 \(tag 8\)"):
                 p2p.wait(_irecv(p2p, line, 1, 8), 0.5)
             return True
-        until = time.monotonic() + 20
         with pytest.raises((DeadlineError, PeerFailedError)):
-            while time.monotonic() < until:
-                p2p.wait(_isend(p2p, line, 0, 1))
+            _keep_sending(p2p, line)
         return True
+
+
+def _keep_sending(p2p: P2P, line: torch.Tensor) -> None:
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        p2p.wait(_isend(p2p, line, 0, 1))
 
 
 def _in_vain(p2p: P2P, request: Request) -> None:

@@ -1,0 +1,142 @@
+"""Attendance: what is told of ranks that have not come, from their processes and from what others have found."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch.distributed as dist
+from timely import wait_until
+
+from commlib.errors import DeadlineError, ExecutionError, PeerFailedError
+from commlib.runtime import attendance as module
+from commlib.runtime.attendance import Attendance, AttendedStore
+from commlib.runtime.liveness import condition
+from commlib.runtime.shm.rendezvous import Board
+
+SHOW = (
+    "from commlib.runtime.liveness import this_process; print(this_process(), flush=True); import time; time.sleep(60)"
+)
+
+
+@pytest.fixture
+def other() -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Another process, and how it shows itself."""
+    process = subprocess.Popen([sys.executable, "-c", SHOW], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process:
+        yield process, process.stdout.readline().strip()
+        process.kill()
+
+
+def _three(timeout: float = 30.0) -> tuple[dist.HashStore, list[Attendance]]:
+    store = dist.HashStore()
+    return store, [Attendance(store, rank, 3, timeout, "test") for rank in range(3)]
+
+
+def test_of_ranks_that_live_or_are_unknown_nothing_is_told() -> None:
+    store, (first, *_) = _three()
+    first.look(lambda: [1, 2], 10.0)
+    store.delete_key("process/2")
+    store.set("process/1", "another machine 1 1")
+    time.sleep(2 * module.LOOK)
+    first.look(lambda: [1, 2], 10.0)
+
+
+def test_a_process_that_has_ended_is_told_to_all(other: tuple[subprocess.Popen[str], str]) -> None:
+    store, (first, _, last) = _three()
+    process, shown = other
+    store.set("process/1", shown)
+    process.kill()
+    wait_until(lambda: condition(shown) == "ended")
+    time.sleep(2 * module.LOOK)
+    with pytest.raises(
+        PeerFailedError, match="rank 0 waits for rank 1 in opening group test: rank 1 is gone"
+    ) as raised:
+        first.look(lambda: [1], 10.0)
+    assert (raised.value.fields["root"], raised.value.fields["noticed_by"]) == (1, 0)
+    with pytest.raises(PeerFailedError, match=r"rank 1 is gone: its process has ended \(noticed by rank 0\)"):
+        last.look(lambda: [0], 10.0)
+
+
+def test_one_that_came_before_it_ended_is_not_missed(other: tuple[subprocess.Popen[str], str]) -> None:
+    store, (first, *_) = _three()
+    process, shown = other
+    store.set("process/1", shown)
+    process.kill()
+    wait_until(lambda: condition(shown) == "ended")
+    time.sleep(2 * module.LOOK)
+    answers = iter([[1], []])
+    first.look(lambda: next(answers), 10.0)
+    assert not store.check(["lost"])
+
+
+def test_who_is_stopped_is_waited_for_first(other: tuple[subprocess.Popen[str], str]) -> None:
+    store, (first, *_) = _three(timeout=2.0)
+    process, shown = other
+    store.set("process/1", shown)
+    process.send_signal(signal.SIGSTOP)
+    wait_until(lambda: condition(shown) == "stopped")
+    assert first._judge(1) is None
+    process.send_signal(signal.SIGCONT)
+    wait_until(lambda: condition(shown) == "lives")
+    assert first._judge(1) is None
+    process.send_signal(signal.SIGSTOP)
+    wait_until(lambda: condition(shown) == "stopped")
+    assert first._judge(1) is None
+    time.sleep(0.7)
+    found = first._judge(1)
+    assert found is not None
+    assert (found.kind, found.text) == ("stopped", "rank 1 stopped: its process was stopped by a signal")
+
+
+def test_boards_count_members_and_attendance_ranks(other: tuple[subprocess.Popen[str], str]) -> None:
+    store, (first, *_) = _three()
+    process, shown = other
+    store.set("process/2", shown)
+    process.kill()
+    board = Board(AttendedStore(dist.PrefixStore("board", store), first, (0, 2)), 0, 2, 20.0)
+    with pytest.raises(PeerFailedError, match="rank 2 is gone"):
+        board.exchange({})
+
+
+def test_what_blocks_gives_its_value_or_its_error() -> None:
+    _, (first, *_) = _three()
+    assert first.watch(lambda: 7) == 7
+    with pytest.raises(KeyError):
+        first.watch(lambda: {}[1])
+    with pytest.raises(ExecutionError, match="rank 0: gloo cannot connect the ranks: no route"):
+        first.watch(_fail)
+
+
+def _fail() -> None:
+    raise RuntimeError("no route\nC++ stack")
+
+
+def test_what_blocks_for_ever_is_left_at_the_deadline() -> None:
+    _, (first, *_) = _three(timeout=0.3)
+    with pytest.raises(DeadlineError, match="not all ranks came in time for opening group test"):
+        first.watch(lambda: time.sleep(5))
+
+
+def test_a_failure_to_connect_is_that_of_the_rank_that_ended(other: tuple[subprocess.Popen[str], str]) -> None:
+    store, (first, *_) = _three()
+    process, shown = other
+    store.set("process/1", shown)
+
+    def lose() -> None:
+        process.kill()
+        raise RuntimeError("Connection closed by peer")
+
+    with pytest.raises(PeerFailedError, match="rank 1 is gone"):
+        first.watch(lose)
+
+
+def test_who_has_opened_the_group_shows_nothing_any_more() -> None:
+    store, (first, *_) = _three()
+    first.leave()
+    assert not store.check(["process/0"])
