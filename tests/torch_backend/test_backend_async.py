@@ -113,10 +113,10 @@ def messages(rank: int) -> dict[str, object]:
     dist.barrier()
     if rank == 2:
         tensors = [torch.zeros(2) for _ in range(n - 1)]
-        sources = [dist.recv(tensor) for tensor in tensors]
+        sources = [dist.recv(tensor, tag=4) for tensor in tensors]
         got["any"] = sorted((source, *tensor.tolist()) for source, tensor in zip(sources, tensors, strict=True))
     else:
-        dist.send(torch.tensor([rank, 10.0 * rank]), 2)
+        dist.send(torch.tensor([rank, 10.0 * rank]), 2, tag=4)  # one may go on before the other sends
 
     large = torch.arange(1_000_000) + rank
     other = torch.zeros(1_000_000, dtype=torch.int64)
