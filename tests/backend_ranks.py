@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
+from timely import wait_until
 
 import commlib.torch_backend
 from commlib.runtime.launcher import launch
+from commlib.torch_backend import flight_record
 
 gather_single = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
 """torch 2.13 gives ``all_gather_into_tensor`` another name."""
@@ -51,3 +56,14 @@ def begin(store: Any, rank: int, ranks: int, timeout: float = SECONDS, **options
         timeout=timedelta(seconds=timeout),
         pg_options=commlib.torch_backend.Options(**options),
     )
+
+
+def at_a_signal_in_a_call(handler: Callable[..., Any]) -> None:
+    """Have a signal come to this thread when its next call runs: it must be one that waits for another rank."""
+    signal.signal(signal.SIGALRM, handler)
+
+    def strike() -> None:
+        wait_until(lambda: [call.state for call in flight_record(last=1).calls] == ["running"])
+        os.kill(os.getpid(), signal.SIGALRM)
+
+    threading.Thread(target=strike, daemon=True).start()

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import time
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from backend_ranks import gather_single, run_on
+from backend_ranks import at_a_signal_in_a_call, gather_single, run_on, world_store
 
 from commlib.errors import CommlibError
 from commlib.runtime.shm.options import ShmOptions
@@ -78,47 +75,46 @@ def test_a_fork_has_no_say_in_its_parents_group(native: bool) -> None:
         assert (told[5], values) == ("nothing", [3.0, 3.0, 3.0])
 
 
-def _nested(rank: int, hot: bool, handler_hot: bool) -> tuple[str, float, float]:
-    tensor, other, told = torch.ones(SIZE), torch.ones(SIZE), [""]
+def _nested(rank: int, hot: bool, handler_hot: bool) -> tuple[str, float]:
+    """A signal handler of rank 0 makes a call within one to which rank 1 comes when that was refused."""
+    tensor, other, told, store = torch.ones(SIZE), torch.ones(SIZE), [""], world_store()
     for _ in range(2 if hot else 0):
         dist.all_reduce(tensor.fill_(1.0))
     for _ in range(2 if handler_hot else 0):
         dist.all_reduce(other)
     dist.barrier()
-    took = 0.0
 
     def handler(*_: Any) -> None:
-        nonlocal took
-        begun = time.monotonic()
         told[0] = _said(lambda: dist.all_reduce(other))
-        took = time.monotonic() - begun
+        store.set("told", "yes")
 
     if rank:
-        time.sleep(1.0)
+        store.wait(["told"])
     else:
-        signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        at_a_signal_in_a_call(handler)
     dist.all_reduce(tensor.fill_(rank + 1.0))
     values = tensor[0].item()
     dist.all_reduce(tensor.fill_(rank + 1.0))
-    return told[0], took, values + tensor[0].item()
+    return told[0], values + tensor[0].item()
 
 
 @pytest.mark.parametrize(("hot", "handler_hot"), [(True, True), (True, False), (False, False)])
 @pytest.mark.timeout(60)
 def test_a_call_within_a_call_is_refused_at_once(hot: bool, handler_hot: bool) -> None:
-    (told, took, total), (nothing, _, other) = run_on(2, _nested, hot, handler_hot)
+    (told, total), (nothing, other) = run_on(2, _nested, hot, handler_hot)
     assert "while another call of this group runs in the same thread" in told
-    assert took < 0.6
     assert (nothing, total, other) == ("", 6.0, 6.0)
 
 
-def _late(rank: int) -> list[str]:
-    group = dist.new_group(backend="commlib", timeout=timedelta(seconds=1.5))
+def _interrupted(rank: int) -> list[str]:
+    """Rank 1 ends what it does not come to."""
+    group = dist.new_group(backend="commlib")
     tensor = torch.ones(SIZE)
     for _ in range(3):
         dist.all_reduce(tensor, group=group)
-    time.sleep(2.5 * rank)
+    dist.barrier()  # rank 0 is through with these
+    if rank:
+        core_of(group).runner.interrupt()
     told = [_said(lambda: dist.all_reduce(tensor, group=group)) for _ in range(2)]
     dist.barrier()
     return told
@@ -126,25 +122,30 @@ def _late(rank: int) -> list[str]:
 
 @pytest.mark.timeout(60)
 def test_a_remembered_call_after_a_failure_says_what_failed() -> None:
-    for told in run_on(2, _late):
+    for told in run_on(2, _interrupted):
         assert told[1].startswith("rank ")
         assert "this group has failed before call" in told[1]
         assert "rank 1" in told[1]
 
 
 def _raises_in_a_call(rank: int) -> str:
+    """Rank 1 comes when the error has come out of rank 0's call."""
+
     def handler(*_: Any) -> None:
         raise RuntimeError("preempted")
 
-    tensor = torch.ones(SIZE)
+    tensor, store = torch.ones(SIZE), world_store()
     for _ in range(2):
         dist.all_reduce(tensor)
     if rank:
-        time.sleep(1.0)
+        store.set("through", "yes")
+        store.wait(["raised"])
     else:
-        signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, 0.3)
-    return _said(lambda: dist.all_reduce(tensor))
+        store.wait(["through"])
+        at_a_signal_in_a_call(handler)
+    said = _said(lambda: dist.all_reduce(tensor))
+    store.set("raised", "yes")
+    return said
 
 
 @pytest.mark.timeout(60)
