@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -67,3 +69,21 @@ def at_a_signal_in_a_call(handler: Callable[..., Any]) -> None:
         os.kill(os.getpid(), signal.SIGALRM)
 
     threading.Thread(target=strike, daemon=True).start()
+
+
+def await_call(core: Any) -> None:
+    """Wait until another thread is in a call of this group, or about to be: it holds the group's lock."""
+    while core.lock.acquire(blocking=False):
+        core.lock.release()
+        time.sleep(0.001)
+
+
+def threads_left() -> list[str]:
+    """The threads of this process's groups that do not end: closing waits for them, but not for ever."""
+
+    def found() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name.startswith("commlib")]
+
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: not found())
+    return found()

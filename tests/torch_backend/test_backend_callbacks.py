@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from backend_ranks import begin, run_on, world_store
+from backend_ranks import await_call, begin, run_on, threads_left, world_store
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook, quantization_hooks
 from torch.nn.parallel import DistributedDataParallel
 
@@ -72,7 +72,7 @@ def among_others(_: int, callback: Callable[[Any], torch.Tensor]) -> dict[str, A
         rest = [begun() for _ in range(3)]
     got: dict[str, Any] = {"value": future.wait().tolist(), "rest": [each.wait()[0].tolist() for each in rest]}
     dist.destroy_process_group()
-    got["threads"] = [thread.name for thread in threading.enumerate() if thread.name.startswith("commlib")]
+    got["threads"] = threads_left()
     return got
 
 
@@ -178,7 +178,7 @@ def closed(rank: int) -> dict[str, Any]:
         except PeerFailedError as error:
             got["told"].append(str(error))
     store.set(f"told {rank}", "yes")
-    got["threads"] = [thread.name for thread in threading.enumerate() if thread.name.startswith("commlib")]
+    got["threads"] = threads_left() if rank == 0 else []
     return got
 
 
@@ -216,7 +216,8 @@ def ended_from_beside(rank: int) -> str:
     store, tensor = world_store(), torch.ones(100_000)
     dist.all_reduce(tensor)
     if rank == 0:
-        closer = threading.Timer(0.2, dist.group.WORLD.abort)
+        core, abort = core_of(), dist.group.WORLD.abort
+        closer = threading.Thread(target=lambda: (await_call(core), abort()))
         closer.start()
     else:
         store.wait(["told"])
@@ -243,6 +244,7 @@ def left_alone(rank: int) -> list[float]:
     """The last calls are waited for by nobody; a callback makes one more."""
     tensors = [torch.full((4000,), float(rank + 1)) for _ in range(3)]
     last = ones()
+    core_of().worker.grace = LONG  # the other rank may come late
     with held():
         for tensor in tensors:
             dist.all_reduce(tensor, async_op=True)

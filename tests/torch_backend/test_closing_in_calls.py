@@ -7,14 +7,13 @@ import gc
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from backend_ranks import run_on, world_store
+from backend_ranks import await_call, run_on, threads_left, world_store
 from timely import wait_until
 
 from commlib.errors import PeerFailedError
@@ -40,18 +39,12 @@ def _mappings() -> int:
         return sum("memfd:commlib" in line for line in maps)
 
 
-def _threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("commlib")]
-
-
 def _at_a_signal(act: Callable[[], None]) -> None:
     """Act in this thread once it is in a call, which holds the group's lock."""
     core = core_of()
 
     def wait_for_it() -> None:
-        while core.lock.acquire(blocking=False):
-            core.lock.release()
-            time.sleep(0.001)
+        await_call(core)
         os.kill(os.getpid(), signal.SIGUSR1)
 
     signal.signal(signal.SIGUSR1, lambda *_: act())
@@ -86,7 +79,7 @@ def _destroyed_within(rank: int, registered: bool, made_before: int) -> bool:
     if rank == 1:
         _destroy()
     del raised, tensor
-    wait_until(lambda: not _threads())
+    assert threads_left() == []
     wait_until(lambda: _mappings() == 0)
     return "rank 0 closed its group" in text
 
@@ -115,7 +108,7 @@ def _closed_while_queued(rank: int) -> bool:
     work.wait()
     with pytest.raises(RuntimeError, match="rank 0"):
         behind.wait()
-    wait_until(lambda: not _threads())
+    assert threads_left() == []
     store.set("closed", "yes")
     return True
 
@@ -151,7 +144,7 @@ def _destroyed_while_it_queues(rank: int, made_before: int) -> bool:
     work = dist.all_reduce(torch.ones(4), async_op=True)
     with pytest.raises(PeerFailedError, match="rank 0 closed its group"):
         work.wait()
-    wait_until(lambda: not _threads())
+    assert threads_left() == []
     return True
 
 
