@@ -30,7 +30,7 @@ FULL = bool(os.environ.get("COMMLIB_FULL"))
 SEED = int(os.environ.get("COMMLIB_SEED", "5"))
 TIMEOUT = 4.0
 PATIENCE = 20.0
-"""Seconds that ranks wait for each other where they may come late, as survivors of a strike, told at different times."""
+"""Seconds that ranks wait for each other where they may come late: survivors of a strike do."""
 RANKS = 4
 SIZES = (1, 1000, 70_000, 300_000)
 """Elements of all shards together; a call of one shard has as many."""
