@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from backend_ranks import run_on
 from soak_calls import KINDS, REDUCING, WAITING, Call, Rank, begin_call, fill_patterns, longest_shard, reductions_of
-from soak_usage import return_memory, usage
+from soak_usage import return_memory, usage, usage_since
 
 from commlib.runtime.tensors import DTYPES
 from commlib.torch_backend.group import core_of
@@ -197,7 +197,8 @@ class Soak:
         self.rooms.clear()
         gc.collect()
         dist.barrier()
-        self.samples.append({"calls": calls, "wrong": len(self.wrong), **usage()})
+        found = usage_since(self.samples[-1]) if self.samples else usage()
+        self.samples.append({"calls": calls, "wrong": len(self.wrong), **found})
 
 
 def _soak(rank: int, seed: int, ranks: int, calls: int, samples: int, life: int) -> dict[str, Any]:

@@ -12,10 +12,14 @@ import gc
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 
 _LIBC = ctypes.CDLL(None)
 _FIELDS = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+
+STEADY = ("segments", "descriptors", "threads", "tasks", "names")
+"""What may not be more than before. Some fall: gloo closes the launcher's first connections when it can."""
 
 
 class _Heap(ctypes.Structure):
@@ -55,6 +59,17 @@ def usage() -> dict[str, int]:
         "tasks": len(os.listdir("/proc/self/task")),
         "names": sum(name.startswith("commlib") for name in os.listdir("/dev/shm")),
     }
+
+
+def usage_since(before: dict[str, int], seconds: float = 10.0) -> dict[str, int]:
+    """Usage once nothing of ``STEADY`` is more than before, or after so long.
+
+    What has been closed may not have ended: the kernel's task outlives ``Thread.join`` by a moment.
+    """
+    end = time.monotonic() + seconds
+    while any((found := usage())[name] > before[name] for name in STEADY) and time.monotonic() < end:
+        time.sleep(0.01)
+    return found
 
 
 def _status(name: str) -> int:

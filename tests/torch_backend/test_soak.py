@@ -18,7 +18,7 @@ import torch.distributed as dist
 from backend_ranks import run_on
 from soak import plan, soak
 from soak_calls import KINDS, Call
-from soak_usage import usage
+from soak_usage import STEADY, usage, usage_since
 
 from commlib.runtime.tensors import DTYPES
 
@@ -28,8 +28,6 @@ GROWTH = {"own": 12 << 10, "live": 6 << 10, "shared": 4 << 10, "blocks": 40_000}
 """KiB (and blocks of Python) by which a process may grow after the first fifth: then the world keeps as many plans of
 calls as it does in the end, and its segments are in use up to their ends. In 100000 calls a leak of 80 bytes a call is
 found, or of half an object."""
-STEADY = ("segments", "descriptors", "threads", "tasks", "names")
-"""What may not rise from sample to sample. Some fall: gloo closes the launcher's first connections when it can."""
 
 
 def _check(found: list[dict[str, Any]], record: Record, native: bool = True) -> None:
@@ -127,7 +125,7 @@ def _grown(rank: int) -> dict[str, list[float]]:  # noqa: ARG001
         first = usage()
         for number in range(before, before + calls):
             _repeat(kind, number, tensor)
-        last = usage()
+        last = usage_since(first)
         found[kind] = [(last["blocks"] - first["blocks"]) / calls, 1024 * (last["live"] - first["live"]) / calls]
         assert [name for name in STEADY if last[name] > first[name]] == [], kind
     return found
