@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from backend_ranks import await_call, begin, run_on, threads_left, world_store
+from timely import timely
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook, quantization_hooks
 from torch.nn.parallel import DistributedDataParallel
 
@@ -273,5 +274,6 @@ def idle(_: int) -> float:
     return used
 
 
+@timely
 def test_threads_for_callbacks_cost_nothing_when_idle() -> None:
     assert max(run_on(2, idle)) < 0.05

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch.distributed as dist
+from timely import timely
 
 from commlib.errors import SpecError
 from commlib.torch_backend import Options, register
@@ -51,6 +52,7 @@ def test_registration_loads_nothing_but_itself():
     assert told[1] == "['commlib', 'commlib.torch_entry']"
 
 
+@timely
 def test_registration_is_quick():
     """Beside torch itself, whose import takes a second: a few milliseconds, also on a busy machine."""
     told = _python("import torch, commlib.torch_entry", "-X", "importtime", TORCH_DEVICE_BACKEND_AUTOLOAD="0")
