@@ -212,6 +212,7 @@ def _dies(rank: int, victim: int, any_source: bool) -> tuple[str, int | None, fl
 
 
 @pytest.mark.parametrize(("victim", "any_source"), [(1, False), (2, False), (2, True)])
+@timely
 def test_a_dead_rank_is_named_near_and_far(victim: int, any_source: bool) -> None:
     for outcome in launch_outcomes(_on_host, 4, ([0, 0, 1, 1], _dies, victim, any_source), timeout=40):
         if outcome.rank != victim:
