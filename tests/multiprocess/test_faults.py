@@ -12,14 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
+from beginning import ScriptForAll
 from runtime_algorithms import allpairs_allreduce, chain, ring_allreduce
 from timely import timely
 
 from commlib.errors import CommlibError, DeadlineError, ExecutionError, PeerFailedError
 from commlib.ir.algorithm import Algorithm
 from commlib.runtime import Communicator, Fault, FaultScript, RankOutcome, launch, launch_outcomes, simulate_run
-from commlib.runtime.engine import Hook
 
 TIMEOUT = 6.0
 TWO_BEATS = 1.2
@@ -33,25 +32,11 @@ def _inputs(algorithm: Algorithm, rank: int) -> torch.Tensor:
     return torch.arange(24) + rank if algorithm.collective.input_chunks(rank) else torch.zeros(0, dtype=torch.int64)
 
 
-def _when_all_are_in(rank: int, script: Hook) -> Hook:
-    """The script, once all ranks have begun the call: one that comes to it late finds the group failed before."""
-    store = dist.distributed_c10d._get_default_store()  # type: ignore[attr-defined]
-    ranks = dist.get_world_size()
-
-    def hook(*place: int) -> None:
-        if not store.check([f"in/{rank}"]):
-            store.set(f"in/{rank}", "")
-        store.wait([f"in/{peer}" for peer in range(ranks)])
-        script(*place)
-
-    return hook
-
-
 def _struck(rank: int, name: str, fault: Fault) -> dict[str, Any]:
     """Run under a fault; what this rank got, how long it took, and what its next call says."""
     algorithm = ALGORITHMS[name]
     transport = "auto" if fault.step % 2 else "gloo"
-    comm = Communicator(timeout=TIMEOUT, hook=_when_all_are_in(rank, FaultScript(rank, (fault,))), transport=transport)
+    comm = Communicator(timeout=TIMEOUT, hook=ScriptForAll(rank, 4, fault), transport=transport)
     start, answer = time.monotonic(), dict[str, Any]()
     try:
         answer["output"] = comm.run(algorithm, _inputs(algorithm, rank), in_place=False, elements=24)

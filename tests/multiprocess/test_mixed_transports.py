@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from beginning import ScriptForAll
 from onesided_cases import ONE_SIDED, one_shot, placements_of
 from process_cases import WIRINGS, ProcessCase, run_cases, wire
 from runtime_algorithms import allpairs_allreduce, ring_allreduce
@@ -20,7 +21,7 @@ from commlib import collectives
 from commlib.dsl.onesided import OneSidedProgram
 from commlib.errors import ExecutionError, MismatchError, SpecError
 from commlib.ir.algorithm import Algorithm
-from commlib.runtime import Communicator, Fault, FaultScript, launch, launch_outcomes
+from commlib.runtime import Communicator, Fault, launch, launch_outcomes
 from commlib.runtime.carriers import EngineCarrier
 
 TIMEOUT = 6.0
@@ -239,7 +240,7 @@ def _struck(rank: int, hosts: list[int], program: str, fault: Fault) -> dict[str
     algorithm = {"ring": ring_allreduce(4), "allpairs": allpairs_allreduce(4), "islands": islands()}[program]
     comm = Communicator(timeout=TIMEOUT)
     comm.run(algorithm, torch.arange(24))
-    comm.hook = FaultScript(rank, (fault,))
+    comm.hook = ScriptForAll(rank, 4, fault)
     start, answer = time.monotonic(), dict[str, Any]()
     try:
         answer["output"] = comm.run(algorithm, torch.arange(24) + rank, in_place=False).tolist()
