@@ -39,3 +39,16 @@ def wait_until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < end, "it never came to what is waited for"
         time.sleep(0.001)
+
+
+def wait_until_gone(look: Callable[[], set[str]], before: set[str]) -> None:
+    """Look until nothing is there that was not there before: other programs of this machine come and go meanwhile.
+
+    Raises:
+        AssertionError: something has stayed.
+    """
+    try:
+        wait_until(lambda: look() <= before)
+    except AssertionError:
+        left = look() - before
+        assert not left, left

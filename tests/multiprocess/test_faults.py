@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from beginning import ScriptForAll
+from beginning import ScriptForAll, come, meet, wait_for
 from runtime_algorithms import allpairs_allreduce, chain, ring_allreduce
-from timely import timely
+from timely import timely, wait_until, wait_until_gone
 
 from commlib.errors import CommlibError, DeadlineError, ExecutionError, PeerFailedError
 from commlib.ir.algorithm import Algorithm
@@ -52,11 +52,11 @@ def _struck(rank: int, name: str, fault: Fault) -> dict[str, Any]:
     return answer
 
 
-def _traces() -> tuple[set[str], set[str], set[str]]:
+def _traces() -> set[str]:
     """Children of this process, entries of /dev/shm, and the session's listening TCP ports."""
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     sockets = {os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink() and entry.exists()}
-    return set(children), set(os.listdir("/dev/shm")), {name for name in sockets if name.startswith("socket:")}
+    return {*children, *os.listdir("/dev/shm"), *(name for name in sockets if name.startswith("socket:"))}
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -67,7 +67,7 @@ def test_the_others_end_in_time_and_name_the_rank(name: str, action: str, step: 
     victim = (step + len(name)) % 4
     fault = Fault(victim, step, action)  # type: ignore[arg-type]
     outcomes = launch_outcomes(_struck, 4, (name, fault), timeout=30)
-    assert _traces() == before
+    wait_until_gone(_traces, before)
     inputs = [_inputs(algorithm, rank).numpy() for rank in range(4)]
     expected = simulate_run(algorithm, inputs, elements=24)
     struck = outcomes[victim].signal is not None
@@ -93,25 +93,32 @@ def _check(outcome: RankOutcome, victim: int, struck: bool, expected: Any) -> No
 
 
 def _absent(rank: int) -> str:
-    comm = Communicator(timeout=2.5)
-    comm.run(ring_allreduce(4), torch.ones(8))
+    """Rank 2 stays away from the second call until the others, who begin it together, have given up."""
+    comm, others = Communicator(timeout=2.5), (0, 1, 3)
+    comm.run(ring_allreduce(4), torch.ones(8), timeout=30.0)
     if rank == 2:
-        time.sleep(4)
+        wait_for("gave up", others)
         return "absent"
-    with pytest.raises(PeerFailedError) as caught:
+    meet("second call", rank, others)
+    try:
         comm.run(ring_allreduce(4), torch.ones(8))
-    return str(caught.value)
+    except ExecutionError as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        come("gave up", rank)
+    return "done"
 
 
+@timely
 def test_a_rank_that_never_comes_is_named() -> None:
     found = launch(_absent, 4, timeout=30)
     for rank in (0, 1, 3):
-        assert f"rank {rank} threadblock 0 step " in found[rank]
+        assert f"PeerFailedError: rank {rank} threadblock 0 step " in found[rank]
         assert "rank 2 never came to call 2: it is alive, and its last call was 1" in found[rank]
 
 
 def _gone(rank: int) -> str:
-    comm = Communicator(timeout=4)
+    comm = Communicator(timeout=20)
     if rank == 3:
         comm.close()
         return "closed"
@@ -126,7 +133,7 @@ def test_a_rank_that_closed_is_named() -> None:
 
 
 def _slow(rank: int) -> float:
-    comm = Communicator(timeout=8, hook=FaultScript(rank, (Fault(1, 3, "delay", 1.5),)))
+    comm = Communicator(timeout=20, hook=FaultScript(rank, (Fault(1, 3, "delay", 1.5),)))
     return float(comm.run(ring_allreduce(4), torch.ones(8), in_place=False).sum())
 
 
@@ -136,7 +143,7 @@ def test_a_slow_rank_is_waited_for() -> None:
 
 def _holds_the_lock(rank: int) -> float:
     """Rank 1 computes in Python for longer than 0.3 of the timeout, and shows no sign of life meanwhile."""
-    comm = Communicator(timeout=6)
+    comm = Communicator(timeout=9)
     comm.run(ring_allreduce(4), torch.ones(8))
     if rank == 1:
         held = sys.getswitchinterval()
@@ -153,17 +160,22 @@ def test_a_rank_that_holds_pythons_lock_is_waited_for() -> None:
 
 
 def _in_a_second(rank: int, action: str) -> list[Any]:
-    comm, ring = Communicator(timeout=1), ring_allreduce(4)
-    comm.run(ring, torch.ones(8))
+    comm, ring, others = Communicator(timeout=1), ring_allreduce(4), (0, 1, 3)
+    comm.run(ring, torch.ones(8), timeout=20.0)
     if rank == 2:
         if action == "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
-        time.sleep(1.5)
+        wait_for("gave up", others)
         return []
-    start = time.monotonic()
-    with pytest.raises(ExecutionError) as caught:
+    meet("second call", rank, others)
+    start, text = time.monotonic(), "done"
+    try:
         comm.run(ring, torch.ones(8))
-    return [str(caught.value), time.monotonic() - start]
+    except ExecutionError as error:
+        text = str(error)
+    seconds = time.monotonic() - start
+    come("gave up", rank)
+    return [text, seconds]
 
 
 @pytest.mark.parametrize(("action", "wanted"), [("stop", "rank 2 stopped"), ("absent", "rank 2 never came to call 2")])
@@ -171,6 +183,7 @@ def _in_a_second(rank: int, action: str) -> list[Any]:
 def test_short_timeouts_end_in_time_and_name_the_rank(action: str, wanted: str) -> None:
     for outcome in launch_outcomes(_in_a_second, 4, (action,), timeout=20):
         if outcome.rank != 2:
+            assert outcome.error is None, outcome.error
             text, seconds = outcome.value
             assert wanted in text
             assert seconds < 1.0
@@ -189,11 +202,18 @@ def test_a_rank_that_raises_tells_the_others() -> None:
 
 
 def _done_early(rank: int) -> list[Any]:
-    """The root of a broadcast has its result long before the last rank of the chain fails."""
-    comm = Communicator(timeout=4, hook=FaultScript(rank, (Fault(3, 0, "kill"),)), transport="gloo")
+    """The root of a broadcast has its result before the last rank of the chain fails: that waits for the first two to
+    be done. The third then waits for room for its last message, and sees the last one go."""
+
+    def fails(*_: int) -> None:
+        wait_for("done", (0, 1))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    comm = Communicator(timeout=30, hook=fails if rank == 3 else None, transport="gloo", fifo_depth=2)
     algorithm = ALGORITHMS["chain"]
     output = comm.run(algorithm, _inputs(algorithm, rank), in_place=False, elements=24)
-    time.sleep(TWO_BEATS)
+    come("done", rank)
+    wait_until(lambda: comm.monitor.cause)
     with pytest.raises(PeerFailedError, match="rank 3 is gone"):
         comm.run(algorithm, _inputs(algorithm, rank), in_place=False, elements=24)
     return output.tolist()
@@ -213,10 +233,10 @@ def _forever(rank: int) -> None:
 def test_the_launcher_ends_a_rank_that_is_late() -> None:
     before = _traces()
     start = time.monotonic()
-    with pytest.raises(DeadlineError, match=r"rank 1 was not done after 2.5 s"):
-        launch(_forever, 2, timeout=2.5)
+    with pytest.raises(DeadlineError, match=r"rank 1 was not done after 5.0 s"):
+        launch(_forever, 2, timeout=5.0)  # in which both must have come so far
     assert time.monotonic() - start < 20
-    assert _traces() == before
+    wait_until_gone(_traces, before)
 
 
 def _unpackable(_rank: int) -> object:
@@ -247,10 +267,7 @@ def test_ranks_die_with_a_launcher_that_is_killed(tmp_path: Path) -> None:
         children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
         assert len(children) == 2
         launcher.kill()
-    deadline = time.monotonic() + 5
-    while any(_lives(child) for child in children) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not any(_lives(child) for child in children)
+    wait_until(lambda: not any(_lives(child) for child in children))
 
 
 def _lives(pid: str) -> bool:
