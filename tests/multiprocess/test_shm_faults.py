@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any
 
 import pytest
 import torch
-from fault_campaign import TIMEOUT, Strike, call_once, calls, programs, store, strike_in, strikes, struck, traces
-from timely import timely, wait_until
+from beginning import come, meet, wait_for
+from fault_campaign import TIMEOUT, Strike, call_once, calls, programs, store, strikes, struck, traces
+from timely import timely, wait_until, wait_until_gone
 
 from commlib.collectives import Buffer, Placement
 from commlib.errors import ExecutionError, MismatchError, PeerFailedError
@@ -23,6 +25,7 @@ from commlib.ir.algorithm import Algorithm
 from commlib.runtime import Fault, FaultScript, RankOutcome, launch, launch_outcomes, simulate_run
 from commlib.runtime.liveness import process_condition, start_time
 from commlib.runtime.shm.session import Prepared, ShmOptions, ShmSession
+from commlib.runtime.shm.views import read_view
 
 FULL = bool(os.environ.get("COMMLIB_FULL"))
 RANKS = 4
@@ -34,7 +37,7 @@ SOME = CORES if FULL else [True]
 def test_whoever_depends_on_the_lost_rank_names_it_in_time(strike: Strike) -> None:
     before = traces()
     outcomes = launch_outcomes(struck, strike.ranks, (strike,), timeout=40)
-    assert traces() == before
+    wait_until_gone(traces, before)
     for outcome in outcomes:
         if outcome.rank == strike.victim:
             assert outcome.signal == strike.number
@@ -71,21 +74,30 @@ def _open(name: str, rank: int, native: bool, timeout: float = 10.0, slice_secon
     return ShmSession.open(store(name), rank, RANKS, options, timeout)
 
 
-def _at(rank: int, fault: Fault) -> Callable[[int, int, int], None]:
-    """A trace hook: the fault's action when the rank comes to that step (steps may be joined) or a later one."""
+def _at(session: ShmSession, fault: Fault) -> Callable[[int, int, int], None]:
+    """A trace hook: the fault's action when the rank comes to that step (steps may be joined) or a later one, and all
+    are in the first call: who came to it later would be refused."""
+    rank = session.rank
     script = FaultScript(rank, (Fault(fault.rank, 0, fault.action, fault.seconds),))
 
     def hook(threadblock: int, step: int, tile: int) -> None:
         if rank == fault.rank and step >= fault.step and script.steps == 0:
+            wait_until(lambda: all_in(session, 1))
             script(threadblock, step, tile)
 
     return hook
 
 
+def all_in(session: ShmSession, call: int) -> bool:
+    """Whether the other ranks have all begun a call."""
+    ranks = (rank for rank in range(RANKS) if rank != session.rank)
+    return all(read_view(session.watch._controls[rank]).entered >= call for rank in ranks)
+
+
 def _struck_at(rank: int, name: str, fault: Fault, native: bool) -> dict[str, Any]:
-    session = _open("session", rank, native, slice_seconds=0.2)  # so that all come before any looks for the reason
+    session = _open("session", rank, native)
     prepared = _prepared(session, name)
-    session.context.trace = _at(rank, fault)
+    session.context.trace = _at(session, fault)
     answer: dict[str, Any] = {}
     try:
         answer["right"] = call_once(session, prepared, 0, 5.0)
@@ -143,47 +155,60 @@ Case = Callable[[int, bool], Any]
 
 
 def _late(rank: int, native: bool) -> list[Any]:
-    """Rank 2 never comes to the second call."""
-    session = _open("late", rank, native)
+    """Rank 2 stays away from the second call until the others, who begin it together, have given up."""
+    session, others = _open("late", rank, native), (0, 1, 3)
     prepared = _prepared(session, "ring_allreduce")
     assert call_once(session, prepared, 0)
     if rank == 2:
-        time.sleep(1.5)
+        wait_for("gave up", others)
         return ["", 0.0]
-    begun = time.monotonic()
-    with pytest.raises(PeerFailedError) as caught:
+    meet("second call", rank, others)
+    begun, text = time.monotonic(), "done"
+    try:
         call_once(session, prepared, 1, 1.0)
-    return [str(caught.value), time.monotonic() - begun]
+    except ExecutionError as error:
+        text = f"{type(error).__name__}: {error}"
+    seconds = time.monotonic() - begun
+    come("gave up", rank)
+    return [text, seconds]
 
 
 @pytest.mark.parametrize("native", CORES)
 def test_a_rank_that_never_comes_is_named_by_all_before_the_deadline(native: bool) -> None:
     before = traces()
     _is_named_in_time(native)
-    assert traces() == before
+    wait_until_gone(traces, before)
 
 
 @timely
 def _is_named_in_time(native: bool) -> None:
     for rank, (text, seconds) in enumerate(launch(_late, RANKS, (native,), 30)):
         if rank != 2:
+            assert text.startswith("PeerFailedError: ")
             assert "rank 2 never came to call 2: it is alive, and its last call was 1" in text
             assert seconds < 1.0
 
 
+def _interrupt(session: ShmSession) -> None:
+    wait_until(session.watch.waits)
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+
+
 def _raises(rank: int, native: bool, interrupt: bool) -> list[str]:
-    """Rank 1 ends a call with an error of its own: at a step, or in a wait when the user presses Ctrl-C."""
+    """Rank 1 ends a call with an error of its own: at a step, or in a wait for rank 0 when the user presses Ctrl-C.
+    Rank 0 comes when the others have heard of that."""
     session = _open("raises", rank, native)
     prepared = _prepared(session, "ring_allreduce")
     if rank == 1 and not interrupt:
-        session.context.trace = _at(rank, Fault(1, 2, "raise"))
+        session.context.trace = _at(session, Fault(1, 2, "raise"))
     if rank == 1 and interrupt:
         signal.signal(signal.SIGALRM, signal.default_int_handler)
-        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        threading.Thread(target=_interrupt, args=(session,)).start()
     if rank == 0 and interrupt:
-        time.sleep(1.0)
+        wait_for("heard", (1, 2, 3))
     with pytest.raises((ExecutionError, KeyboardInterrupt)) as caught:
-        call_once(session, prepared, 0, 5.0)
+        call_once(session, prepared, 0, 30.0)
+    come("heard", rank)
     return [type(caught.value).__name__, str(caught.value)]
 
 
@@ -206,12 +231,12 @@ def _slow(rank: int, native: bool) -> list[bool]:
     """Ranks that are late in turn, in user code and in the middle of a step, are waited for."""
     session = _open("slow", rank, native)
     prepared = _prepared(session, "staged_allreduce")
-    session.context.trace = _at(rank, Fault(1, 3, "delay", 0.7))
-    found = [call_once(session, prepared, 0, 2.0)]
+    session.context.trace = _at(session, Fault(1, 3, "delay", 0.7))
+    found = [call_once(session, prepared, 0, 20.0)]
     session.context.trace = None
     for call in range(1, 4):
         time.sleep(0.4 if rank == call else 0.0)
-        found.append(call_once(session, prepared, call, 2.0))
+        found.append(call_once(session, prepared, call, 20.0))
     session.close()
     return found
 
@@ -234,7 +259,7 @@ def _paused(rank: int, native: bool) -> bool:
             os._exit(0)
         os.kill(os.getpid(), signal.SIGSTOP)
         os.waitpid(child, 0)
-    return all(calls(session, prepared, range(3), 8.0))
+    return all(calls(session, prepared, range(3), 40.0))  # stopped ranks have 0.3 of it
 
 
 def test_a_rank_that_is_stopped_and_goes_on_is_waited_for() -> None:
@@ -249,7 +274,7 @@ def _closed(rank: int, native: bool) -> str:
         session.close()
         return ""
     with pytest.raises(PeerFailedError) as caught:
-        call_once(session, prepared, 1, 5.0)
+        call_once(session, prepared, 1, 20.0)
     return str(caught.value)
 
 
@@ -309,12 +334,13 @@ def test_ranks_that_are_all_killed_leave_nothing(native: bool) -> None:
     before = traces()
     outcomes = launch_outcomes(_kill_all, RANKS, (native,), timeout=30)
     assert [outcome.signal for outcome in outcomes] == [signal.SIGKILL] * RANKS
-    assert traces() == before
+    wait_until_gone(traces, before)
 
 
 def _kill_all(rank: int, native: bool) -> None:
-    """All ranks tell each other who they are; rank 0 kills the others, then itself, while all are in calls."""
-    session = _open("all", rank, native)
+    """All ranks tell each other who they are; rank 0 kills the others, then itself, while all are in calls. It may have
+    no core between two kills: only after a slice do the others look."""
+    session = _open("all", rank, native, slice_seconds=1.0)
     prepared = _prepared(session, "staged_allreduce", 30_000)
     begun, call = time.monotonic(), 0
     while True:
@@ -326,16 +352,18 @@ def _kill_all(rank: int, native: bool) -> None:
 
 
 def _recorded(rank: int, native: bool) -> list[Any]:
-    """The flight record of a rank whose peer is late, as the error carries it and as it is asked for."""
+    """The flight record of a rank whose peer does not come to the call, but closes, as the error carries it and as it
+    is asked for."""
     session = _open("record", rank, native)
     prepared = _prepared(session, "one_shot_allreduce")
     for call in range(3):
         call_once(session, prepared, call)
     if rank == 1:
-        time.sleep(1.3)
+        wait_until(lambda: all_in(session, 4))
+        session.close()
         return []
     with pytest.raises(PeerFailedError) as caught:
-        call_once(session, prepared, 3, 1.0)
+        call_once(session, prepared, 3, 20.0)
     record = session.flight()
     return [caught.value.fields["flight"], record.text(), record.json()]
 
@@ -354,14 +382,20 @@ def test_the_flight_record_shows_the_last_calls(native: bool) -> None:
             assert " failed " in lines[-1]
 
 
+def _waits_for(session: ShmSession, rank: int) -> bool:
+    """Whether a rank waits for this one."""
+    where = read_view(session.watch._controls[rank]).where
+    return bool(where.kind) and where.peer == session.rank
+
+
 def _asked(rank: int, native: bool, place: str) -> bool:
-    """A signal comes to rank 0 while it waits in a call for rank 1, which comes when it sees the record."""
+    """Rank 1 sends rank 0 a signal when that waits in a call for it, and comes when it sees the record."""
     os.environ |= {"COMMLIB_FLIGHT": place, "COMMLIB_FLIGHT_SIGNAL": "USR2"}
     session = _open("asked", rank, native)
     prepared = _prepared(session, "one_shot_allreduce")
-    if rank == 0:
-        strike_in(0.5, signal.SIGUSR2)
     if rank == 1:
+        wait_until(lambda: _waits_for(session, 0))
+        os.kill(session.pids[0], signal.SIGUSR2)
         wait_until(lambda: any(name.endswith(".txt") for name in os.listdir(place)))
     return call_once(session, prepared, 0)
 
