@@ -81,12 +81,20 @@ def _reached(mine: Situation, sights: Mapping[int, Sight], patience: Patience) -
             continue
         seen.add(rank)
         yield rank
-        if _goes_on(sights[rank]) and sights[rank].view.stalled_at >= patience.since:
+        if _goes_on(mine, sights[rank]) and sights[rank].view.stalled_at >= patience.since:
             queue.extend(sights[rank].view.waits_for(patience.recent, patience.late))
 
 
-def _goes_on(sight: Sight) -> bool:
-    return sight.view.state == "running" and sight.condition == "lives"
+def _goes_on(mine: Situation, sight: Sight) -> bool:
+    view = sight.view
+    closes = view.state == "closed" and not _has_left(mine, view)
+    return (view.state == "running" or closes) and sight.condition == "lives"
+
+
+def _has_left(mine: Situation, view: View) -> bool:
+    """Whether a rank has closed before this rank's call. One that closes within it goes on to the call's end, and one
+    that closes after it has left there what is waited for."""
+    return view.state == "closed" and (mine.call is None or view.entered < mine.call.call)
 
 
 def _verdict(mine: Situation, rank: int, sight: Sight, patience: Patience, sights: Mapping[int, Sight]) -> Cause | None:
@@ -95,7 +103,7 @@ def _verdict(mine: Situation, rank: int, sight: Sight, patience: Patience, sight
     if view.state == "failed" and view.failure is not None:
         return view.failure.cause
     waits = view.waits_for(patience.recent, patience.late)
-    found = _standing(mine, rank, sight, patience)
+    found = _standing(mine, rank, sight, patience, bool(waits))
     if found is None and not waits and patience.late:
         found = _absence(mine, rank, view)
     if found is None:
@@ -108,10 +116,10 @@ def _after_trouble(found: Cause, trouble: Failure) -> Cause:
     return replace(found, text=f"{found.text}; before that, another group of its process failed: {trouble.cause.text}")
 
 
-def _standing(mine: Situation, rank: int, sight: Sight, patience: Patience) -> Cause | None:
+def _standing(mine: Situation, rank: int, sight: Sight, patience: Patience, waits: bool) -> Cause | None:
     """Whether a rank has closed its session, or its process has ended or is stopped."""
     view, me = sight.view, mine.rank
-    if view.state == "closed":
+    if _has_left(mine, view) or (view.state == "closed" and patience.late and not waits):
         return Cause("absent", rank, f"rank {rank} closed its session after call {view.entered}", me)
     if sight.condition == "ended":
         return Cause("gone", rank, f"rank {rank} is gone: its process ({view.pid}) has ended", me)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -51,15 +52,18 @@ def _from_beside(act: Callable[[], None]) -> None:
     assert not thread.is_alive()
 
 
-def _closed_within(rank: int, options: ShmOptions, registered: bool, planned: bool, beside: bool) -> list[Any]:
+def _closed_within(
+    rank: int, options: ShmOptions, registered: bool, planned: bool, beside: bool, pause: float = 0.0
+) -> list[Any]:
     """Rank 0 closes its session in a call to which rank 1 comes later. See ``_close_within``."""
-    found = _close_within(open_session(rank, 2, options), registered, planned, beside)
+    found = _close_within(open_session(rank, 2, options), registered, planned, beside, pause)
     wait_until(lambda: _mappings() == 0)
     return found
 
 
-def _close_within(session: ShmSession, registered: bool, planned: bool, beside: bool) -> list[Any]:
-    """How many mappings are gone when it is closed, how the call ended, and how many are gone then."""
+def _close_within(session: ShmSession, registered: bool, planned: bool, beside: bool, pause: float) -> list[Any]:
+    """How many mappings are gone when it is closed, how the call ended, and how many are gone then. After it has closed
+    rank 0 pauses."""
     store: Any = dist.distributed_c10d._get_default_store()
     call, tensor = _call(session, registered, planned)
     found, before = list[Any](), _mappings()
@@ -68,6 +72,7 @@ def _close_within(session: ShmSession, registered: bool, planned: bool, beside: 
         _from_beside(session.close) if beside else session.close()
         found.append(before - _mappings())
         store.set("closed", "yes")
+        time.sleep(pause)
 
     if session.rank == 0:
         _when_it_waits(session, close)
@@ -103,6 +108,13 @@ def test_a_call_on_registered_memory_keeps_it(options: ShmOptions, planned: bool
 @BOTH
 def test_a_call_on_segments_keeps_them(options: ShmOptions) -> None:
     assert launch(_closed_within, 2, (options, False, False, False)) == [[0, 3.0, 0], [3.0, 0]]
+
+
+@BOTH
+@pytest.mark.parametrize("planned", [False, True], ids=["run", "planned"])
+def test_a_rank_that_closes_within_a_call_is_waited_for_there(options: ShmOptions, planned: bool) -> None:
+    found = launch(_closed_within, 2, (options, False, planned, False, 0.7))
+    assert found == [[0, 3.0, 0], [3.0, 0]]
 
 
 def _failed_within(rank: int, options: ShmOptions, planned: bool) -> int:

@@ -32,7 +32,7 @@ class _Strict:
         raise PeerFailedError(f"{what}: rank {peers[0]} closed its group")
 
 
-def _pair(kind: str, make: type[P2P] = P2P) -> list[P2P]:
+def _pair(kind: str, make: type[Any] = P2P) -> list[Any]:
     world = World(kind, SegmentLayout(2, 4096, 64, 1, 4096))
     options = SimpleNamespace(slice_seconds=0.001)
     places: list[Any] = [
@@ -63,11 +63,13 @@ def test_a_thread_gives_up_if_no_message_lies_there(kind: str) -> None:
 class _Overtaken(P2P):
     """Once a request has been let in, another thread closes the messages as soon as it can."""
 
+    closing: threading.Thread
+
     def _request(self, *args: Any) -> Request:
         request = super()._request(*args)
-        closing = threading.Thread(target=self.close)
-        closing.start()
-        closing.join(0.2)  # it may have to wait until the request is queued
+        self.closing = threading.Thread(target=self.close)
+        self.closing.start()
+        self.closing.join(0.2)  # it may have to wait until the request is queued
         return request
 
 
@@ -76,5 +78,7 @@ class _Overtaken(P2P):
 def test_a_request_that_is_made_while_the_messages_end_ends_with_them(kind: str, what: str) -> None:
     data = np.zeros(100_000, np.uint8)
     mine, _ = _pair(kind, _Overtaken)
+    request = getattr(mine, what)(data.ctypes.data, len(data), 1)
+    mine.closing.join(20)  # or this thread may give up first, for what the watch says
     with pytest.raises(ExecutionError, match="its sends and receives were closed"):
-        mine.wait(getattr(mine, what)(data.ctypes.data, len(data), 1))
+        mine.wait(request)
