@@ -28,7 +28,7 @@ def _one_fails(rank: int, failing: int) -> None:
 @pytest.mark.timeout(40)
 def test_the_real_reason_comes_before_those_who_waited_in_vain(failing):
     with pytest.raises(ExecutionError, match="the real reason"):
-        launch(_one_fails, 3, (failing,), timeout=3.0)
+        launch(_one_fails, 3, (failing,), timeout=30.0, grace=1.0)
 
 
 def _late(rank: int) -> None:
@@ -40,17 +40,18 @@ def _late(rank: int) -> None:
 @pytest.mark.timeout(40)
 def test_what_a_rank_says_of_its_waiting_comes_before_what_the_launcher_saw():
     with pytest.raises(CommlibError, match="for a message of rank 0") as caught:
-        launch(_late, 2, timeout=3.0)
+        launch(_late, 2, timeout=5.0)
     assert isinstance(caught.value, DeadlineError)
 
 
 def _one_ends(rank: int, how: str) -> int:
+    if rank == 1:
+        time.sleep(0.5)  # so that rank 2 has said what it says; it has until the grace ends
     if rank == 1 and how == "raises":
         raise ValueError("the real reason")
     if rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     if rank == 2:
-        time.sleep(0.5)
         raise DeadlineError("rank 2 has waited in vain", rank=2)
     time.sleep(30 if rank == 0 else 0)
     return rank
@@ -68,6 +69,28 @@ def test_ranks_that_do_not_end_when_one_has_failed_are_killed(how, why):
 
 def _and_another(rank: int, how: str) -> int:
     return _one_ends(0 if rank == 3 else rank, how)
+
+
+_joined: list[float] = []
+
+
+def _begins(_rank: int) -> list[float]:
+    return [*_joined, time.monotonic()]
+
+
+@pytest.mark.timeout(40)
+def test_no_rank_begins_before_all_are_in_the_group(monkeypatch):
+    """It might die at once, and gloo fail in those that are still to connect to it."""
+    begin = dist.init_process_group
+
+    def late(*args, rank, **options):
+        begin(*args, rank=rank, **options)
+        time.sleep(0.0 if rank else 0.5)
+        _joined.append(time.monotonic())
+
+    monkeypatch.setattr(dist, "init_process_group", late)  # the ranks are forks of this process
+    times = launch(_begins, 2, (), 20.0)
+    assert max(joined for joined, _ in times) <= min(begun for _, begun in times)
 
 
 def _two_fail(rank: int) -> int:
