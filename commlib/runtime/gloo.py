@@ -78,16 +78,23 @@ class GlooTransport:
         """Run a job on the peer's thread, after those before it."""
         if peer not in self._receivers:
             self._receivers[peer] = Receiver(peer)
+        self._receivers[peer].waits = True
         self._receivers[peer].jobs.put(job)
 
+    def served(self, peer: int) -> None:
+        """The job on the peer's thread waits for gloo no more."""
+        self._receivers[peer].waits = False
+
     def close(self) -> None:
-        """End the threads. One that still waits (after a failure) is freed by closing gloo's connection."""
+        """End the threads. One that still waits (after a failure) is freed by closing gloo's connection, which others
+        use, too: not so one that has merely had no core."""
         for receiver in self._receivers.values():
             receiver.jobs.put(None)
         for peer, receiver in self._receivers.items():
             receiver.join(JOIN)
             if receiver.is_alive():
-                self._cut(peer)
+                if receiver.waits:
+                    self._cut(peer)
                 receiver.join(JOIN)
 
     def _cut(self, peer: int) -> None:
@@ -103,6 +110,8 @@ class Receiver(threading.Thread):
     def __init__(self, peer: int) -> None:
         super().__init__(name=f"commlib-peer-{peer}", daemon=True)
         self.jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self.waits = False
+        """Whether a job may wait for gloo."""
         self.start()
 
     def run(self) -> None:
@@ -291,6 +300,7 @@ class GlooEndpoint:
             if self._receive_all(peer, frames):
                 for sent in self._flush[peer].get():
                     sent.finish(self._remaining())
+                self._transport.served(peer)
                 self._unfinished.discard(peer)
                 self._bell.ring()
         except RuntimeError as error:

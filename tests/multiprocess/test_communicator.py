@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import threading
+import time
 import warnings
 
 import pytest
@@ -193,6 +194,21 @@ def _subgroups(rank: int) -> list[float]:
 def test_subgroups_and_several_communicators() -> None:
     pair, three = [20.0] * 4, [45.0] * 4
     assert launch(_subgroups, 4) == [pair, three, pair + three, three]
+
+
+def _slow_to_end(rank: int) -> list[float]:
+    """Rank 0's thread has no core for a while when its communicator is closed, and ends late."""
+    found = []
+    for _ in range(2):
+        with Communicator(transport="gloo") as comm:
+            found.append(comm.run(ring_allreduce(2), torch.full((5,), rank + 1.0)).sum().item())
+            if rank == 0:
+                comm._engine._transport._receivers[1].jobs.put(lambda: time.sleep(0.8))
+    return found
+
+
+def test_a_thread_that_is_slow_to_end_costs_the_group_no_connection() -> None:
+    assert launch(_slow_to_end, 2) == [[15.0] * 2] * 2
 
 
 def _refusals(_rank: int) -> list[str]:
