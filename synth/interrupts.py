@@ -28,8 +28,8 @@ def interruptible(search: Callable[[], _T], stop: Callable[[], None]) -> _T:
     if threading.current_thread() is not threading.main_thread():
         return search()
     running = _Search(search)
-    running.start()
     try:
+        running.start()
         while not running.over.wait(_PAUSE):
             pass
     except BaseException:
@@ -39,9 +39,11 @@ def interruptible(search: Callable[[], _T], stop: Callable[[], None]) -> _T:
 
 
 def _end(running: _Search[_T], stop: Callable[[], None]) -> None:
-    """Ask a search to stop, again and again: it may not have begun when it is asked first."""
+    """Ask a search to stop, again and again: it may not have begun when it is asked first. One whose thread has not, it
+    never will."""
+    running.dropped = True
     until = time.monotonic() + _GRACE
-    while not running.over.is_set() and time.monotonic() < until:
+    while running.begun and not running.over.is_set() and time.monotonic() < until:
         stop()
         running.over.wait(_PAUSE)
 
@@ -55,12 +57,16 @@ class _Search(threading.Thread, Generic[_T]):
     def __init__(self, search: Callable[[], _T]) -> None:
         super().__init__(name="solver", daemon=True)
         self.over = threading.Event()
+        self.begun = self.dropped = False
         self._search = search
         self._found: list[_T] = []
         self._raised: BaseException | None = None
 
     def run(self) -> None:
         """Search."""
+        self.begun = True  # first: who drops the search looks at this last
+        if self.dropped:
+            return
         try:
             self._found.append(self._search())
         except BaseException as error:  # it is the caller's, whatever it is

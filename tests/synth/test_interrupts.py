@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from synth import interrupts
 from synth.interrupts import interruptible
 
 ALARM = """
@@ -65,14 +66,28 @@ def test_a_search_in_native_code_is_interrupted(needs, model, search):
     assert time.monotonic() - began < 30
 
 
+TELLING = """
+import synth.interrupts
+search = synth.interrupts.interruptible
+def telling(*args):
+    print("searches", flush=True)
+    return search(*args)
+synth.interrupts.interruptible = telling
+from synth.cli import main
+main()
+"""
+"""The command; it says when a solver begins to search."""
+
+
 def test_the_command_ends_with_130_and_writes_nothing(tmp_path):
     pytest.importorskip("ortools")
     target = tmp_path / "out.xml"
     words = ["solve", "allgather", "-t", "dgx2", "-k", "2", "--no-cache", "-m", "exact", "-o", str(target)]
-    command = [sys.executable, "-m", "synth.cli", *words]
-    running = subprocess.Popen(command, stderr=subprocess.PIPE)
+    command = [sys.executable, "-c", TELLING, *words]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        time.sleep(5)
+        assert running.stdout.readline() == b"searches\n"
+        time.sleep(0.5)
         running.send_signal(signal.SIGINT)
         _, errors = running.communicate(timeout=20)
     finally:
@@ -92,15 +107,34 @@ def test_what_a_search_returns_or_raises_is_passed_on():
 
 def test_an_interrupt_stops_the_search_before_it_goes_on():
     stopped = threading.Event()
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever ran before may have left none
-    alarm = threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT))
-    alarm.start()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            interruptible(lambda: stopped.wait(20), stopped.set)
-    finally:
-        signal.signal(signal.SIGINT, before)
+
+    def search():
+        os.kill(os.getpid(), signal.SIGINT)
+        stopped.wait(20)
+
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(search, stopped.set)
     assert stopped.is_set()
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_an_interrupt_that_comes_while_the_search_is_begun_stops_it_too(begun, monkeypatch):
+    ran, stopped = threading.Event(), threading.Event()
+
+    def start(thread):
+        if begun:
+            threading.Thread.start(thread)
+            ran.wait(20)
+        raise KeyboardInterrupt
+
+    def search():
+        ran.set()
+        stopped.wait(20)
+
+    monkeypatch.setattr(interrupts._Search, "start", start)
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(search, stopped.set)
+    assert (ran.is_set(), stopped.is_set()) == (begun, begun)
 
 
 def test_off_the_main_thread_it_simply_runs():
