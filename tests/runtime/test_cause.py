@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from timely import wait_until
 
 from commlib.errors import DeadlineError, MismatchError, PeerFailedError
 from commlib.runtime.cause import Cause, Status, failure, loads_cause, loads_status
@@ -132,10 +133,7 @@ def test_a_process_is_seen_to_live_to_be_stopped_and_to_end() -> None:
         process = child.stdout.readline().strip()
         assert condition(process) == "lives"
         os.kill(child.pid, signal.SIGSTOP)
-        deadline = time.monotonic() + 5
-        while condition(process) != "stopped" and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert condition(process) == "stopped"
+        wait_until(lambda: condition(process) == "stopped")
         child.kill()
         child.wait()
         assert condition(process) == "ended"
@@ -189,6 +187,7 @@ def test_a_store_whose_host_is_gone_is_not_touched_again() -> None:
     gone = Cause("gone", 0, "rank 0 is gone", 1)
     assert monitor.report(gone) == gone
     monitor.close()
+    wait_until(lambda: not monitor._thread.is_alive())
     store.values.clear()
     time.sleep(0.1)
     assert not store.values

@@ -196,5 +196,5 @@ def _lonely(rank: int, options: ShmOptions) -> float:
 def test_a_message_that_never_comes_ends_in_time_for_both(options: ShmOptions) -> None:
     late, waiting = launch_outcomes(_lonely, 2, (options,))
     assert late.error is None, late.error
-    assert 0.5 < late.value < 3
+    assert 0.5 < late.value < 10, "the other waits for 20"
     assert isinstance(waiting.error, (DeadlineError, PeerFailedError)), waiting.error

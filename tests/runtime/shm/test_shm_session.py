@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from beginning import meet
 from onesided_cases import ONE_SIDED, gets, one_shot, shared
 from runtime_algorithms import ring_allreduce
 from shm_cases import PYTHON, SMALL, ShmCase, descriptors, open_session, run_case, run_shm_cases, shared_memory_files
-from timely import wait_until
+from timely import wait_until, wait_until_gone
 
 from commlib.collectives import Placement
 from commlib.errors import CommlibError, DeadlineError, ExecutionError, MismatchError, PeerFailedError, SpecError
@@ -56,15 +57,14 @@ def test_nothing_is_left_of_a_closed_session(options: ShmOptions) -> None:
         assert wrong == [None] * 6
         assert len({(files, threads) for files, _, threads in counts}) == 1, counts
         assert [mapped for _, mapped, _ in counts] == [0] * 5
-    assert shared_memory_files() == before
+    wait_until_gone(shared_memory_files, before)
 
 
 def _die(rank: int) -> None:
     session = open_session(rank, 3)
     session.empty((1000,))
     session.register(torch.zeros(1000))
-    if rank == 0:
-        time.sleep(0.2)
+    meet("registered", rank, range(3))
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -72,7 +72,7 @@ def test_nothing_is_left_when_all_are_killed() -> None:
     before = shared_memory_files()
     outcomes = launch_outcomes(_die, 3)
     assert [outcome.signal for outcome in outcomes] == [signal.SIGKILL] * 3
-    assert shared_memory_files() == before
+    wait_until_gone(shared_memory_files, before)
 
 
 def _hosts(rank: int) -> str:
@@ -329,5 +329,5 @@ def test_shared_memory_without_memfd_has_no_name(monkeypatch: pytest.MonkeyPatch
     descriptor = anonymous_file(8192)
     assert os.fstat(descriptor).st_size == 8192
     assert os.fstat(descriptor).st_mode & 0o777 == 0o600
-    assert shared_memory_files() == before
+    wait_until_gone(shared_memory_files, before)
     os.close(descriptor)
