@@ -142,7 +142,7 @@ def test_a_file_that_asks_for_too_much_is_refused_before_anything_is_allocated(t
     tracemalloc.stop()
     assert error.value.fields.get("limit") == limit
     assert isinstance(error.value, LimitError) == (limit is not None)
-    assert monotonic() - began < 1
+    assert monotonic() - began < 10
     assert peak < 2_000_000
 
 
