@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -96,6 +97,7 @@ def test_an_error_is_told_once_in_files_that_nobody_else_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(flight.PLACE, str(tmp_path / "new") + os.sep)
+    monkeypatch.setattr(flight, "_numbers", itertools.count(1))  # or 10 is sorted before 9
     error, later = PeerFailedError("rank 2 is gone", rank=1), PeerFailedError("refused", rank=1)
     one, other = recorder(), recorder()
     for each in (one, other):
