@@ -177,21 +177,3 @@ def test_large_values_come_whole():
 
 def _large(rank: int) -> np.ndarray:
     return np.full(300_000, rank)
-
-
-def all_are_there(_rank):
-    store = dist.distributed_c10d._get_default_store()
-    return store.check([f"in the group/{peer}" for peer in range(3)])
-
-
-def test_all_have_connected_before_the_function_of_any_begins(monkeypatch):
-    """gloo connects in pairs: one whose function ends at once would be missed by those that still do."""
-    real = dist.init_process_group
-
-    def slow(*args, rank, store, **named):
-        real(*args, rank=rank, store=store, **named)
-        time.sleep(0.3 * rank)
-        dist.distributed_c10d._get_default_store().set(f"in the group/{rank}", "")
-
-    monkeypatch.setattr(dist, "init_process_group", slow)
-    assert launch(all_are_there, 3, timeout=20) == [True] * 3
