@@ -40,7 +40,7 @@ class Attendance:
         self._patience = min(0.3 * timeout, STOPPED)
         self._processes = dict[int, str]()
         self._stopped = dict[int, float]()
-        self._looked = time.monotonic()
+        self._looked, self._mute = time.monotonic(), False
         store.set(f"process/{rank}", this_process())
 
     @property
@@ -50,6 +50,8 @@ class Attendance:
 
     def leave(self) -> None:
         """The group is open: who still waits, waits for others."""
+        if self._mute:
+            return
         with contextlib.suppress(RuntimeError, NotImplementedError):
             self._store.delete_key(f"process/{self._rank}")
 
@@ -71,12 +73,24 @@ class Attendance:
         cause = self._find(missing)
         return None if cause is None else self._tell(cause)
 
-    def watch(self, connect: Callable[[], T]) -> T:
+    def watch(self, connect: Callable[[], T], holds_store: bool = False) -> T:
         """What ``connect`` gives, which blocks, on a thread of its own: it asks nobody, and may keep no deadline.
+
+        Args:
+            holds_store: it waits at this store, which cannot be asked meanwhile: each rank finds out for itself who is
+                lost, among those that all have shown themselves before.
 
         Raises:
             PeerFailedError, DeadlineError: as ``look``, and at the deadline. ExecutionError: it has failed.
         """
+        if holds_store:
+            self._processes = {peer: self._process(peer) for peer in self._others}
+        self._mute = holds_store
+        found = self._watch(connect)
+        self._mute = False
+        return found
+
+    def _watch(self, connect: Callable[[], T]) -> T:
         answers = queue.SimpleQueue[tuple[T | None, BaseException | None]]()
         threading.Thread(target=_answer, args=(connect, answers), name="commlib-connect", daemon=True).start()
         while True:
@@ -114,13 +128,15 @@ class Attendance:
         return failure(self._rank, self._what, [Wait(-1, -1, f"for rank {cause.rank}", cause.rank)], cause)
 
     def _find(self, missing: Missing) -> Cause | None:
-        if self._store.check(["lost"]):
+        if not self._mute and self._store.check(["lost"]):
             return loads_cause(self._store.get("lost").decode())
         found = (cause for peer in missing() if (cause := self._judge(peer)) is not None)
         return next((cause for cause in found if cause.rank in missing()), None)  # it may have come, and ended
 
     def _tell(self, cause: Cause) -> Cause:
         """The cause that was told first."""
+        if self._mute:
+            return cause
         with contextlib.suppress(RuntimeError, NotImplementedError):
             return loads_cause(self._store.compare_set("lost", "", cause.dumps()).decode())
         return cause

@@ -17,7 +17,7 @@ from commlib.runtime.attendance import Attendance
 from commlib.runtime.communicator import LONGEST, Communicator
 from commlib.runtime.flight import FlightRecord
 from commlib.torch_backend.choice import Choice, Situation, choose
-from commlib.torch_backend.compat import c10d
+from commlib.torch_backend.compat import c10d, can_clone
 from commlib.torch_backend.request import Request
 from commlib.torch_backend.runner import Line, closing, span_of
 from commlib.verify import require
@@ -41,11 +41,11 @@ class _Hidden(c10d.ProcessGroup):  # type: ignore[misc]
 def gloo_group(store: Any, rank: int, ranks: int, timeout: float, name: str) -> Any:
     """A gloo group that torch.distributed does not know of.
 
-    It has a connection of its own to the store where torch can make one (not 2.6): gloo waits there for others, and
-    nobody else can use the connection meanwhile.
+    It has a connection of its own to the store where it can: gloo waits there for others, and nobody else can use the
+    connection meanwhile.
     """
     limit = timedelta(seconds=timeout)
-    own = store.clone() if hasattr(store, "clone") else store
+    own = store.clone() if can_clone(store) else store
     gloo = c10d.ProcessGroupGloo(c10d.PrefixStore("gloo", own), rank, ranks, limit)
     kind = c10d.ProcessGroup.BackendType.GLOO
     group = _Hidden(rank, ranks, store)

@@ -22,7 +22,7 @@ from commlib.runtime.shm.p2p import P2P
 from commlib.runtime.shm.rendezvous import Board
 from commlib.runtime.shm.session import ShmSession
 from commlib.runtime.tensors import is_plain, plain
-from commlib.torch_backend.compat import c10d
+from commlib.torch_backend.compat import c10d, can_clone
 from commlib.torch_backend.failures import TorchSpecError, as_torch
 from commlib.torch_backend.messages import MessageRunner, gloo_group
 from commlib.torch_backend.operand import check
@@ -204,7 +204,10 @@ class _Opening:
     def _connected(self, name: str) -> Any:
         """A gloo group, once all are in it: gloo fails where a rank leaves while others still connect."""
         store, rank, ranks = self.store, self.rank, self.ranks
-        group = self.attendance.watch(lambda: gloo_group(store, rank, ranks, self.timeout, name))
+        holds = not can_clone(store)
+        if holds:
+            self._meet("shown")
+        group = self.attendance.watch(lambda: gloo_group(store, rank, ranks, self.timeout, name), holds)
         self._meet("connected")
         return group
 

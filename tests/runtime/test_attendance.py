@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch.distributed as dist
@@ -134,6 +135,33 @@ def test_a_failure_to_connect_is_that_of_the_rank_that_ended(other: tuple[subpro
 
     with pytest.raises(PeerFailedError, match="rank 1 is gone"):
         first.watch(lose)
+
+
+class _Held:
+    """A store that nobody can ask any more."""
+
+    def __init__(self, store: dist.HashStore) -> None:
+        self._store, self.held = store, False
+
+    def __getattr__(self, name: str) -> Any:
+        assert not self.held, f"{name} would block"
+        return getattr(self._store, name)
+
+
+def test_a_store_that_is_held_is_not_asked(other: tuple[subprocess.Popen[str], str]) -> None:
+    process, shown = other
+    store = _Held(dist.HashStore())
+    first = Attendance(store, 0, 2, 30.0, "test")
+    store.set("process/1", shown)
+
+    def hold() -> None:
+        store.held = True
+        process.kill()
+        time.sleep(20)
+
+    with pytest.raises(PeerFailedError, match="rank 1 is gone"):
+        first.watch(hold, holds_store=True)
+    first.leave()
 
 
 def test_who_has_opened_the_group_shows_nothing_any_more() -> None:
