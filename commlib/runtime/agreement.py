@@ -87,8 +87,11 @@ class WatchedStore:
         """Called while a board waits, which it has done for so long.
 
         Raises:
-            ExecutionError: those that are missing will never come.
+            ExecutionError: those that are missing will never come, or this rank is interrupted.
         """
+        interrupted = self._monitor.interrupted
+        if interrupted is not None:
+            self._fail(interrupted, next(iter(self._peers(missing)), self._rank))
         if seconds > self._patience.stalled_after:
             peers = self._peers(missing)
             cause = None if self._suspect is None else self._suspect(lambda: self._peers(missing), seconds)
@@ -119,8 +122,7 @@ class WatchedStore:
         self._ask(lambda: self._store.set(key, value))
 
     def get(self, key: str) -> Any:
-        """The value of a key that was waited for."""
-        self._monitor.moved()
+        """The value of a key that is there."""
         return self._ask(lambda: self._store.get(key))
 
     def add(self, key: str, amount: int) -> int:
@@ -164,7 +166,7 @@ class Meeting:
         Raises:
             ExecutionError: a rank does not come, and why.
         """
-        board = Board(self.store(prefix, range(self.ranks)), self.rank, self.ranks, self.seconds)
+        board = Board(self.store(prefix, range(self.ranks)), self.rank, self.ranks, self.seconds, "connecting")
         said = board.exchange(value)
         board.clear()
         return said

@@ -94,5 +94,16 @@ def failure(rank: int, call: str, waits: list[Wait], cause: Cause, /, **more: ob
     )
 
 
+def store_lost(rank: int, doing: str, error: RuntimeError) -> PeerFailedError:
+    """The error for this rank: the store at which ranks meet has failed, ``doing`` something."""
+    text = str(error).split("\n")[0]
+    return PeerFailedError(
+        f"rank {rank}: while {doing}, the group's store was lost ({text}), and with it the process that hosts it: rank "
+        f"0, unless torchrun or a launcher does",
+        rank=rank,
+        cause="gone",
+    )
+
+
 def _noticed(rank: int, cause: Cause) -> str:
     return "" if cause.noticed_by == rank else f" (noticed by rank {cause.noticed_by})"

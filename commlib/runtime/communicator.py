@@ -24,7 +24,7 @@ from commlib.runtime.engine import Hook
 from commlib.runtime.flight import FlightRecord
 from commlib.runtime.forks import FORKED
 from commlib.runtime.gloo import GlooTransport
-from commlib.runtime.gloo_group import checked, keys_of, store_host
+from commlib.runtime.gloo_group import checked, keys_of, number_of, store_host
 from commlib.runtime.launches import Launch, Signature, plan_launch
 from commlib.runtime.monitor import Monitor, beat_for
 from commlib.runtime.shm.options import ShmUnavailable
@@ -38,8 +38,6 @@ LONGEST = 1e6
 """The longest timeout in seconds: what clocks and gloo's milliseconds take."""
 _FIRST_TAG = 0x0C0B1000
 _LAUNCHES_KEPT = 64
-_communicators: dict[str, int] = {}
-"""How many communicators each group has had: all ranks count alike, which gives each its tag and its keys."""
 
 
 @dataclass
@@ -109,8 +107,7 @@ class Communicator:
         self._agreed = (tile_bytes, fifo_depth, transport == "gloo")
         self._busy, self._process = threading.Lock(), os.getpid()
         self._state = _State(connected=transport == "gloo" or self.ranks == 1)
-        number = _communicators.get(self._group.group_name, 0)
-        _communicators[self._group.group_name] = number + 1
+        number = number_of(self._group)
         self._keys = keys_of(self._group, f"commlib/{number}")
         self._monitor = Monitor(self._keys, self.rank, self.ranks, beat_for(timeout), host=store_host(self._group))
         gloo = GlooTransport(self._group, _FIRST_TAG + number, fifo_depth, self._monitor)
@@ -131,8 +128,8 @@ class Communicator:
         The communicator has failed then. Returns at once; the call ends at its next wait, and ends well if it is done
         before. A signal handler may call this within it.
         """
-        cause = Cause("failed", self.rank, text, self.rank)
-        if self._state.table is not None:
+        cause = self._monitor.interrupted = Cause("failed", self.rank, text, self.rank)
+        if self._state.table is not None:  # one that opens now looks when it has
             self._state.table.session.watch.publish(cause)
         self._monitor.interrupt(cause)
 
@@ -303,6 +300,7 @@ class Communicator:
         self._monitor.enter(call, timeout)
         with self._failing(SpecError):
             carrier = ready.carrier or self._place(ready, call, deadline)
+            self._monitor.moved()  # it may have waited for others in there
         with self._failing():
             trouble = carrier.execute(ready.prepared, binding, call, deadline, self.hook)
         if trouble is None:
@@ -345,6 +343,8 @@ class Communicator:
         try:
             self._state.table = TableCarrier.open(meeting, self.fifo_depth, self.tile_bytes)
             self._opened.callback(self._state.table.close)
+            if self._monitor.interrupted is not None:
+                self._state.table.session.watch.publish(self._monitor.interrupted)
         except ShmUnavailable as error:
             if "shm" in self._state.hosts.wanted:
                 raise SpecError(f"transport='shm', and these ranks share no memory: {error}") from error

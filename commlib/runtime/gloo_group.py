@@ -40,12 +40,36 @@ def checked(group: Any) -> Any:
     return group
 
 
+_communicators: dict[str, int] = {}
+"""How many communicators each group has had."""
+
+
+def number_of(group: Any) -> int:
+    """The number of a new communicator of a group, from 0: all ranks count alike, which gives each its tag and keys.
+
+    A group that only the torch backend knows has one, and keys of its own.
+    """
+    if _is_internal(group):
+        return 0
+    number = _communicators.get(group.group_name, 0)
+    _communicators[group.group_name] = number + 1
+    return number
+
+
 def keys_of(group: Any, prefix: str) -> Any:
     """The group's store under a prefix, on a connection of its own where it has such (other users may block theirs)."""
     store = _store_of(group)
-    with contextlib.suppress(AttributeError, RuntimeError):
-        store = store.clone()
-    return dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
+    return dist.PrefixStore(prefix, cloned(store) or store)  # type: ignore[attr-defined]
+
+
+def cloned(store: Any) -> Any:
+    """A store on a connection of its own, so that waits on one hold nobody up on the other; None if it has no such.
+
+    torch 2.6 has none, and stores that are written in Python need not have.
+    """
+    with contextlib.suppress(AttributeError, RuntimeError, NotImplementedError):
+        return store.clone()
+    return None
 
 
 def _store_of(group: Any) -> Any:

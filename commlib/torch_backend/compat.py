@@ -137,8 +137,3 @@ def options_of(kind: type[Any], given: Any, named: dict[str, Any]) -> Any:
         if value is not None:
             setattr(options, {"op": "reduceOp", "root": "rootRank"}.get(name, name), value)
     return options
-
-
-def can_clone(store: Any) -> bool:
-    """Whether a store can be connected to once more, so that waits on one connection hold nobody up on the other."""
-    return hasattr(store, "clone")  # not in 2.6

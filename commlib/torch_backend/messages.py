@@ -17,7 +17,7 @@ from commlib.runtime.attendance import Attendance
 from commlib.runtime.communicator import LONGEST, Communicator
 from commlib.runtime.flight import FlightRecord
 from commlib.torch_backend.choice import Choice, Situation, choose
-from commlib.torch_backend.compat import c10d, can_clone
+from commlib.torch_backend.compat import c10d
 from commlib.torch_backend.request import Request
 from commlib.torch_backend.runner import Line, closing, span_of
 from commlib.verify import require
@@ -38,15 +38,13 @@ class _Hidden(c10d.ProcessGroup):  # type: ignore[misc]
         return self._store
 
 
-def gloo_group(store: Any, rank: int, ranks: int, timeout: float, name: str) -> Any:
+def gloo_group(store: Any, rank: int, ranks: int, timeout: float, name: str, waits_at: Any = None) -> Any:
     """A gloo group that torch.distributed does not know of.
 
-    It has a connection of its own to the store where it can: gloo waits there for others, and nobody else can use the
-    connection meanwhile.
+    ``waits_at``: the store, on the connection on which gloo waits for others; nobody can use that meanwhile.
     """
     limit = timedelta(seconds=timeout)
-    own = store.clone() if can_clone(store) else store
-    gloo = c10d.ProcessGroupGloo(c10d.PrefixStore("gloo", own), rank, ranks, limit)
+    gloo = c10d.ProcessGroupGloo(c10d.PrefixStore("gloo", waits_at or store), rank, ranks, limit)
     kind = c10d.ProcessGroup.BackendType.GLOO
     group = _Hidden(rank, ranks, store)
     group._set_default_backend(kind)

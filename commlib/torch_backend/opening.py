@@ -15,6 +15,7 @@ from commlib.errors import ExecutionError
 from commlib.runtime.attendance import Attendance, AttendedStore
 from commlib.runtime.communicator import LONGEST
 from commlib.runtime.flight import FlightRecord
+from commlib.runtime.gloo_group import cloned
 from commlib.runtime.mixed_messages import MixedP2P
 from commlib.runtime.shm.near import Near
 from commlib.runtime.shm.options import ShmOptions, ShmUnavailable
@@ -22,7 +23,7 @@ from commlib.runtime.shm.p2p import P2P
 from commlib.runtime.shm.rendezvous import Board
 from commlib.runtime.shm.session import ShmSession
 from commlib.runtime.tensors import is_plain, plain
-from commlib.torch_backend.compat import c10d, can_clone
+from commlib.torch_backend.compat import c10d
 from commlib.torch_backend.failures import TorchSpecError, as_torch
 from commlib.torch_backend.messages import MessageRunner, gloo_group
 from commlib.torch_backend.operand import check
@@ -131,18 +132,22 @@ def open_group(store: Any, rank: int, ranks: int, timeout: float, name: str, opt
     Keys of a group that was made before on the same store, under the same name, are not touched: each rank counts
     how often it has joined.
     """
-    generation = store.add(f"commlib/joined/{rank}", 1)
-    own = c10d.PrefixStore(f"commlib/{generation}", store)
-    if ranks == 1:
-        return Opened(own, rank, ranks, SoloRunner(), None)
     limit = min(timeout, LONGEST)
-    opening = _Opening(own, rank, ranks, limit, options, Attendance(own, rank, ranks, limit, name))
+    attendance = Attendance(rank, ranks, limit, name)
+
+    def join() -> Opened:
+        generation = store.add(f"commlib/joined/{rank}", 1)
+        own = c10d.PrefixStore(f"commlib/{generation}", store)
+        if ranks == 1:
+            return Opened(own, rank, ranks, SoloRunner(), None)
+        opened = _Opening(own, rank, ranks, limit, options, attendance).open(name)
+        attendance.leave()
+        return opened
+
     try:
-        return opening.open(name)
+        return attendance.within(join)
     except ExecutionError as error:
         raise as_torch(error) from error.__cause__
-    finally:
-        opening.attendance.leave()
 
 
 @contextlib.contextmanager
@@ -156,7 +161,7 @@ def _closing_on_errors(opened: Runner | PointToPoint) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Opening:
-    """What the steps of opening a group share; ``timeout`` is for all of them, and for each call later."""
+    """What the steps of opening a group share; ``timeout`` is for each call later: for this the attendance has one."""
 
     store: Any
     rank: int
@@ -167,10 +172,16 @@ class _Opening:
 
     def open(self, name: str) -> Opened:
         """Over shared memory if all ranks have it, else over gloo."""
-        if self.options.transport != "gloo":
-            with contextlib.suppress(ShmUnavailable) if self.options.transport == "auto" else contextlib.nullcontext():
-                return self._over_shared_memory()
-        return self._over_gloo(name)
+        self.attendance.show(self.store)
+        try:
+            if self.options.transport != "gloo":
+                automatic = self.options.transport == "auto"
+                with contextlib.suppress(ShmUnavailable) if automatic else contextlib.nullcontext():
+                    return self._over_shared_memory()
+            return self._over_gloo(name)
+        except BaseException as error:
+            self.attendance.fail(error)
+            raise
 
     def _keys(self, prefix: str, members: Sequence[int]) -> AttendedStore:
         return AttendedStore(c10d.PrefixStore(prefix, self.store), self.attendance, members)
@@ -182,13 +193,14 @@ class _Opening:
             ShmUnavailable: on all ranks alike.
         """
         keys = self._keys("shm", range(self.ranks))
-        session = ShmSession.open(keys, self.rank, self.ranks, self.options.shm, self.timeout)
+        seconds = self.attendance.seconds
+        session = ShmSession.open(keys, self.rank, self.ranks, self.options.shm, self.timeout, seconds)
         messages = SharedPointToPoint(P2P(session))
         return Opened(self.store, self.rank, self.ranks, SharedRunner(session), messages, session)
 
     def _over_gloo(self, name: str) -> Opened:
         """A gloo group, and what runs on it. Done when all are: of one that is lost the others hear here."""
-        group = self._connected(f"commlib-{name}-{id(self.store)}")
+        group = self._connected(f"commlib-{name}")
         runner = MessageRunner(group, self.timeout, self.options.transport, self.attendance)
         with _closing_on_errors(runner):
             messages = self._mixed(group, runner) if len(set(runner.hosts)) > 1 else GlooPointToPoint(group)
@@ -197,17 +209,17 @@ class _Opening:
         return Opened(self.store, self.rank, self.ranks, runner, messages)
 
     def _meet(self, prefix: str) -> None:
-        board = Board(self._keys(prefix, range(self.ranks)), self.rank, self.ranks, self.attendance.seconds)
+        keys, seconds = self._keys(prefix, range(self.ranks)), self.attendance.seconds
+        board = Board(keys, self.rank, self.ranks, seconds, "opening a group over gloo")
         board.exchange({})
         board.clear()
 
     def _connected(self, name: str) -> Any:
         """A gloo group, once all are in it: gloo fails where a rank leaves while others still connect."""
-        store, rank, ranks = self.store, self.rank, self.ranks
-        holds = not can_clone(store)
-        if holds:
+        given, apart = (self.store, self.rank, self.ranks, self.timeout, name), cloned(self.store)
+        if apart is None:
             self._meet("shown")
-        group = self.attendance.watch(lambda: gloo_group(store, rank, ranks, self.timeout, name), holds)
+        group = self.attendance.watch(lambda: gloo_group(*given, apart), holds_store=apart is None)
         self._meet("connected")
         return group
 

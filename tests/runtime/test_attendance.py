@@ -36,7 +36,13 @@ def other() -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 def _three(timeout: float = 30.0) -> tuple[dist.HashStore, list[Attendance]]:
     store = dist.HashStore()
-    return store, [Attendance(store, rank, 3, timeout, "test") for rank in range(3)]
+    return store, [_one(store, rank, 3, timeout) for rank in range(3)]
+
+
+def _one(store: Any, rank: int, ranks: int, timeout: float = 30.0) -> Attendance:
+    attendance = Attendance(rank, ranks, timeout, "test")
+    attendance.show(store)
+    return attendance
 
 
 def test_of_ranks_that_live_or_are_unknown_nothing_is_told() -> None:
@@ -86,6 +92,7 @@ def test_who_is_stopped_is_waited_for_first(other: tuple[subprocess.Popen[str], 
     process.send_signal(signal.SIGCONT)
     wait_until(lambda: condition(shown) == "lives")
     assert first._judge(1) is None
+    time.sleep(0.7)
     process.send_signal(signal.SIGSTOP)
     wait_until(lambda: condition(shown) == "stopped")
     assert first._judge(1) is None
@@ -93,6 +100,50 @@ def test_who_is_stopped_is_waited_for_first(other: tuple[subprocess.Popen[str], 
     found = first._judge(1)
     assert found is not None
     assert (found.kind, found.text) == ("stopped", "rank 1 stopped: its process was stopped by a signal")
+
+
+def test_who_was_stopped_when_nobody_waited_is_waited_for_anew(other: tuple[subprocess.Popen[str], str]) -> None:
+    store, (first, *_) = _three(timeout=2.0)
+    process, shown = other
+    store.set("process/1", shown)
+    process.send_signal(signal.SIGSTOP)
+    wait_until(lambda: condition(shown) == "stopped")
+    assert first._judge(1) is None
+    time.sleep(10 * module.LOOK + 0.1)
+    assert first._judge(1) is None
+
+
+def test_a_rank_that_fails_says_why() -> None:
+    _, (first, second, _) = _three()
+    second.fail(ValueError("no such thing"))
+    time.sleep(2 * module.LOOK)
+    with pytest.raises(PeerFailedError, match=r"rank 1 failed: no such thing \(noticed by rank 1\)"):
+        first.look(lambda: [2], 10.0)
+
+
+def test_a_rank_that_gives_up_at_the_deadline_is_not_blamed() -> None:
+    _, (first, second, _) = _three()
+    second.fail(DeadlineError("rank 1: rank(s) 2 did not come"))
+    time.sleep(2 * module.LOOK)
+    with pytest.raises(DeadlineError, match=r"rank 1: rank\(s\) 2 did not come"):
+        first.look(lambda: [2], 10.0)
+
+
+class _Lost:
+    """A store that has gone."""
+
+    def check(self, _keys: list[str]) -> bool:
+        raise RuntimeError("Broken pipe\nstack")
+
+
+def test_a_store_that_is_lost_is_told_unless_nobody_is_missing() -> None:
+    _, (first, *_) = _three()
+    first._store = _Lost()
+    time.sleep(2 * module.LOOK)
+    first.look(list, 10.0)
+    time.sleep(2 * module.LOOK)
+    with pytest.raises(PeerFailedError, match=r"the group's store was lost \(Broken pipe\)"):
+        first.look(lambda: [1], 10.0)
 
 
 def test_boards_count_members_and_attendance_ranks(other: tuple[subprocess.Popen[str], str]) -> None:
@@ -151,7 +202,7 @@ class _Held:
 def test_a_store_that_is_held_is_not_asked(other: tuple[subprocess.Popen[str], str]) -> None:
     process, shown = other
     store = _Held(dist.HashStore())
-    first = Attendance(store, 0, 2, 30.0, "test")
+    first = _one(store, 0, 2)
     store.set("process/1", shown)
 
     def hold() -> None:
@@ -161,7 +212,7 @@ def test_a_store_that_is_held_is_not_asked(other: tuple[subprocess.Popen[str], s
 
     with pytest.raises(PeerFailedError, match="rank 1 is gone"):
         first.watch(hold, holds_store=True)
-    first.leave()
+    first.fail(ValueError("it asks nobody"))
 
 
 def test_who_has_opened_the_group_shows_nothing_any_more() -> None:

@@ -15,8 +15,9 @@ import torch
 import torch.distributed as dist
 
 import commlib.torch_backend
-from commlib.errors import PeerFailedError
+from commlib.errors import ExecutionError, PeerFailedError
 from commlib.runtime import communicator, launch, launch_outcomes
+from commlib.runtime.gloo_group import cloned
 from commlib.runtime.shm import near, rendezvous
 from commlib.torch_backend import opening
 
@@ -35,6 +36,11 @@ STAGES: dict[str, tuple[Any, str, tuple[int, ...]]] = {
 """Where rank 1 is struck, and on which hosts the ranks are. Rank 0 hosts no store: the launcher does."""
 
 
+FULL = bool(os.environ.get("COMMLIB_FULL"))
+STRIKES = [(stage, signal.SIGKILL) for stage in STAGES]
+STRIKES += [(stage, signal.SIGSTOP) for stage in (STAGES if FULL else ("mapping segments", "messages on a host"))]
+
+
 def _open(rank: int, hosts: tuple[int, ...], transport: str = "auto") -> None:
     """A group on the launcher's store, under other keys than the launcher's."""
     os.environ["COMMLIB_HOST"] = str(hosts[rank])
@@ -45,13 +51,19 @@ def _open(rank: int, hosts: tuple[int, ...], transport: str = "auto") -> None:
     dist.init_process_group("commlib", store=keys, rank=rank, world_size=len(hosts), timeout=limit, pg_options=options)
 
 
-def _struck_at(rank: int, stage: str, how: signal.Signals) -> tuple[str, float]:
+def _strike(how: signal.Signals) -> None:
+    """Nothing of this process goes on: a signal stops its threads one after the other."""
+    os.kill(os.getpid(), how)
+    time.sleep(60)
+
+
+def _struck_at(rank: int, stage: str, how: signal.Signals, transport: str = "auto") -> tuple[str, float]:
     place, name, hosts = STAGES[stage]
     if rank == 1:
-        setattr(place, name, lambda *_, **__: os.kill(os.getpid(), how))
+        setattr(place, name, lambda *_, **__: _strike(how))
     began = time.monotonic()
     with pytest.raises(PeerFailedError) as raised:
-        _open(rank, hosts)
+        _open(rank, hosts, transport)
     assert isinstance(raised.value, dist.DistBackendError)
     return str(raised.value), time.monotonic() - began
 
@@ -60,16 +72,80 @@ def _check(text: str, how: signal.Signals) -> None:
     assert "rank 1 is gone" in text if how == signal.SIGKILL else "rank 1 stopped" in text, text
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("stage", "how"), STRIKES)
 def test_a_rank_that_is_lost_while_a_group_opens_is_named_at_once(stage: str, how: signal.Signals) -> None:
-    outcomes = launch_outcomes(_struck_at, 3, (stage, how), 60.0, None)
+    _is_named(stage, how, "auto")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_rank_that_is_lost_before_gloo_connects_is_named_at_once(how: signal.Signals) -> None:
+    """With no meeting before."""
+    _is_named("connecting gloo", how, "gloo")
+
+
+def _is_named(stage: str, how: signal.Signals, transport: str) -> None:
+    outcomes = launch_outcomes(_struck_at, 3, (stage, how, transport), 60.0, None)
     assert outcomes[1].signal == how
     for rank in (0, 2):
         assert outcomes[rank].error is None, outcomes[rank].error
         text, seconds = outcomes[rank].value
         _check(text, how)
         assert seconds < TIMEOUT
+
+
+def _fails_at(rank: int, stage: str) -> tuple[str, bool]:
+    """Rank 1 fails by itself, and its process ends; the others make a group without it then."""
+    place, name, hosts = STAGES[stage]
+    store = dist.distributed_c10d._get_default_store()  # type: ignore[attr-defined]
+    if rank == 1:
+        setattr(place, name, _fail)
+        with pytest.raises(ValueError, match="no such thing"):
+            _open(rank, hosts)
+        return "", True
+    with pytest.raises(PeerFailedError) as raised:
+        _open(rank, hosts)
+    if cloned(store) is None:  # gloo, which is left behind, holds the store then
+        return str(raised.value), True
+    again = opening.open_group(
+        dist.PrefixStore("without 1", store),  # type: ignore[attr-defined]
+        rank // 2,
+        2,
+        TIMEOUT,
+        "again",
+        commlib.torch_backend.Options(),
+    )
+    again.close()
+    again.runner.close()
+    return str(raised.value), True
+
+
+def _fail(*_: object, **__: object) -> None:
+    raise ValueError("no such thing")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_rank_that_fails_tells_the_others_and_they_can_make_another_group(stage: str) -> None:
+    began = time.monotonic()
+    for text, made in launch(_fails_at, 3, (stage,), 60.0)[::2]:
+        assert "rank 1 failed: no such thing" in text or "rank 1 closed" in text, text
+        assert made
+    assert time.monotonic() - began < TIMEOUT
+
+
+def _never_comes(rank: int, transport: str) -> str:
+    if rank == 1:
+        return ""
+    store, options = dist.distributed_c10d._get_default_store(), commlib.torch_backend.Options(transport=transport)  # type: ignore[attr-defined]
+    keys = dist.PrefixStore("again", store)  # type: ignore[attr-defined]
+    with pytest.raises(ExecutionError) as raised:
+        opening.open_group(keys, rank, 3, 2.0, "test", options)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("transport", ["auto", "gloo"])
+def test_a_rank_that_never_comes_is_named(transport: str) -> None:
+    for text in launch(_never_comes, 3, (transport,), 60.0)[::2]:
+        assert "rank(s) 1 did not come" in text
 
 
 def _struck_in(rank: int, hosts: tuple[int, ...], how: signal.Signals, seconds: float) -> tuple[str, float]:
@@ -90,22 +166,55 @@ def _open_and_call(rank: int, hosts: tuple[int, ...], begun: list[float]) -> Non
         dist.all_reduce(torch.ones(1))
 
 
-@pytest.mark.parametrize("seed", range(20 if os.environ.get("COMMLIB_FULL") else 1))
+@pytest.mark.parametrize("seed", range(60 if FULL else 2))
 def test_a_rank_that_is_lost_at_any_moment_of_opening_is_named(seed: int) -> None:
-    draw = random.Random(seed)
-    for hosts in (ONE_HOST, TWO_HOSTS, THREE_HOSTS):
-        how, seconds = draw.choice([signal.SIGKILL, signal.SIGSTOP]), draw.uniform(0.0, 0.15)
-        outcomes = launch_outcomes(_struck_in, 3, (hosts, how, seconds), 60.0, None)
-        for rank in (0, 2):
-            assert outcomes[rank].error is None, outcomes[rank].error
-            text, waited = outcomes[rank].value
-            _check(text, how)
-            assert waited < TIMEOUT
+    draw, hosts = random.Random(seed), (ONE_HOST, TWO_HOSTS, THREE_HOSTS)[seed % 3]
+    how, seconds = draw.choice([signal.SIGKILL, signal.SIGSTOP]), draw.uniform(0.0, 0.15)
+    outcomes = launch_outcomes(_struck_in, 3, (hosts, how, seconds), 60.0, None)
+    for rank in (0, 2):
+        assert outcomes[rank].error is None, outcomes[rank].error
+        text, waited = outcomes[rank].value
+        _check(text, how)
+        assert waited < TIMEOUT
 
 
-def _all_are_in(rank: int) -> bool:
-    store = dist.distributed_c10d._get_default_store()  # type: ignore[attr-defined]
-    connect = opening.gloo_group
+def _host_is_struck(rank: int, how: signal.Signals) -> str:
+    """Rank 0 hosts the store of the group, and is struck while the others wait for it."""
+    world, port = dist.distributed_c10d._get_default_store(), 0  # type: ignore[attr-defined]
+    limit = timedelta(seconds=60)
+    if rank == 0:
+        own = dist.TCPStore("127.0.0.1", 0, None, True, limit, wait_for_workers=False)  # type: ignore[attr-defined]
+        world.set("port", str(own.port))
+        rendezvous._own = lambda *_: _strike(how)  # type: ignore[assignment]
+    else:
+        port = int(world.get("port"))
+        own = dist.TCPStore("127.0.0.1", port, None, False, limit, wait_for_workers=False)  # type: ignore[attr-defined]
+    world.set(f"has connected/{rank}", "")
+    world.wait([f"has connected/{peer}" for peer in range(3)])
+    with pytest.raises(ExecutionError) as raised:
+        opening.open_group(own, rank, 3, 3.0, "test", commlib.torch_backend.Options())
+    assert isinstance(raised.value, dist.DistBackendError)
+    return str(raised.value)
+
+
+def test_the_store_goes_with_the_rank_that_hosts_it() -> None:
+    for outcome in launch_outcomes(_host_is_struck, 3, (signal.SIGKILL,), 60.0, None)[1:]:
+        assert outcome.error is None, outcome.error
+        assert "the group's store was lost" in outcome.value
+
+
+def test_a_store_whose_host_is_stopped_keeps_nobody_beyond_the_deadline() -> None:
+    began = time.monotonic()
+    for outcome in launch_outcomes(_host_is_struck, 3, (signal.SIGSTOP,), 60.0, None)[1:]:
+        assert outcome.error is None, outcome.error
+        assert "the group's store does not answer: has the process that hosts it" in outcome.value
+    assert time.monotonic() - began < 30
+
+
+def _all_are_in(rank: int) -> list[bool]:
+    """Whether gloo has connected all when this rank goes on after that; and whether nothing is left in the store."""
+    store, found = dist.distributed_c10d._get_default_store(), list[bool]()  # type: ignore[attr-defined]
+    connect, goes_on = opening.gloo_group, opening.MessageRunner
 
     def slow(*args: Any) -> Any:
         group = connect(*args)
@@ -113,10 +222,18 @@ def _all_are_in(rank: int) -> bool:
         store.set(f"connected/{rank}", "")
         return group
 
-    opening.gloo_group = slow
-    _open(rank, ONE_HOST, "gloo")
-    return bool(store.check([f"connected/{peer}" for peer in range(3)]))
+    def look(*args: Any) -> Any:
+        found.append(store.check([f"connected/{peer}" for peer in range(3)]))
+        return goes_on(*args)
+
+    opening.gloo_group, opening.MessageRunner = slow, look  # type: ignore[assignment, misc]
+    keys = dist.PrefixStore("again", store)  # type: ignore[attr-defined]
+    opened = opening.open_group(keys, rank, 3, TIMEOUT, "test", commlib.torch_backend.Options(transport="gloo"))
+    found.append(not keys.check([f"commlib/1/process/{rank}"]))
+    opened.close()
+    opened.runner.close()
+    return found
 
 
-def test_no_rank_leaves_before_gloo_has_connected_all() -> None:
-    assert launch(_all_are_in, 3, (), 60.0) == [True] * 3
+def test_no_rank_goes_on_before_gloo_has_connected_all() -> None:
+    assert launch(_all_are_in, 3, (), 60.0) == [[True, True]] * 3

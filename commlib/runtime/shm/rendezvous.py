@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from commlib.errors import DeadlineError, ExecutionError
+from commlib.runtime.cause import store_lost
 from commlib.runtime.shm.control import HEADER, MAGIC, READY, SegmentLayout
 from commlib.runtime.shm.host import host_identity, is_x86_64
 from commlib.runtime.shm.memory import Mapping, can_read
@@ -33,6 +34,9 @@ class Meeting:
     readv: bool
 
 
+_OPENING = "opening a shared-memory session"
+
+
 class Board:
     """Exchanges of small values over a store; all ranks make the same ones in the same order.
 
@@ -40,7 +44,9 @@ class Board:
     tells who is missing as of now, and for how long it has waited; it raises an error if they will never come.
     """
 
-    def __init__(self, store: Any, rank: int, ranks: int, timeout: float) -> None:
+    def __init__(self, store: Any, rank: int, ranks: int, timeout: float, doing: str = _OPENING) -> None:
+        """``doing``: what the ranks meet for, in words."""
+        self._doing = doing
         self._look: Callable[[Callable[[], list[int]], float], None] = getattr(store, "look", _hopes)
         self._store, self._rank, self._ranks, self._deadline = store, rank, ranks, time.monotonic() + timeout
         self._rounds = 0
@@ -49,7 +55,7 @@ class Board:
         """Everybody's value, by rank.
 
         Raises:
-            DeadlineError: a rank did not come, or the store is gone. ExecutionError: what ``look`` raises.
+            DeadlineError: a rank did not come. PeerFailedError: the store is gone. What ``look`` raises.
         """
         keys = [f"{self._rounds}/{rank}" for rank in range(self._ranks)]
         self._rounds += 1
@@ -81,25 +87,24 @@ class Board:
         pause, began = 0.0001, time.monotonic()
         while missing := _unset(ready):
             if time.monotonic() > self._deadline:
-                raise self._lost(missing, "")
+                raise self._lost(missing)
             self._look(lambda: _unset(ready), time.monotonic() - began)
             time.sleep(pause)
             pause = min(2 * pause, 0.01)
 
-    def _late(self, keys: list[str], error: RuntimeError) -> DeadlineError:
-        missing = list[int]()
+    def _late(self, keys: list[str], error: RuntimeError) -> ExecutionError:
         with contextlib.suppress(RuntimeError):
             missing = self._missing(keys)
-        return self._lost(missing, str(error))
+            if missing:
+                return self._lost(missing)
+        return store_lost(self._rank, self._doing, error)
 
     def _missing(self, keys: list[str]) -> list[int]:
         return [rank for rank, key in enumerate(keys) if not self._store.check([key])]
 
-    def _lost(self, missing: list[int], error: str) -> DeadlineError:
-        who = f"rank(s) {', '.join(map(str, missing))} did not come" if missing else f"the store failed: {error}"
-        return DeadlineError(
-            f"rank {self._rank}: while opening a shared-memory session, {who}", rank=self._rank, missing=missing
-        )
+    def _lost(self, missing: list[int]) -> DeadlineError:
+        who = f"rank(s) {', '.join(map(str, missing))} did not come"
+        return DeadlineError(f"rank {self._rank}: while {self._doing}, {who}", rank=self._rank, missing=missing)
 
     def clear(self) -> None:
         """Take this board's keys out of the store, when everybody has read them: the last one does it."""

@@ -93,19 +93,26 @@ class ShmSession:
 
     @classmethod
     def open(
-        cls, store: Any, rank: int, ranks: int, options: ShmOptions | None = None, timeout: float = 30.0
+        cls,
+        store: Any,
+        rank: int,
+        ranks: int,
+        options: ShmOptions | None = None,
+        timeout: float = 30.0,
+        seconds: float | None = None,
     ) -> ShmSession:
         """Meet the other ranks at a c10d store (under a prefix that only this session uses), and map all segments.
 
         Args:
-            timeout: seconds for this, and for each later call that gives none.
+            timeout: seconds for each later call that gives none, and for this, unless it has only ``seconds``.
 
         Raises:
             ShmUnavailable: on all ranks alike, if any cannot take part.
             DeadlineError: a rank did not come. SpecError: options or environment are wrong.
         """
         options = options or ShmOptions()
-        meeting = meet(store, rank, ranks, options, timeout, options.native and native_is_built())
+        seconds = timeout if seconds is None else seconds
+        meeting = meet(store, rank, ranks, options, seconds, options.native and native_is_built())
         return cls(rank, ranks, options, meeting, timeout)
 
     def close(self) -> None:
