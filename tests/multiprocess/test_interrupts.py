@@ -15,6 +15,8 @@ from timely import wait_until
 
 from commlib.errors import PeerFailedError
 from commlib.runtime import Communicator, launch, stall
+from commlib.runtime.agreement import Meeting
+from commlib.runtime.carriers import TableCarrier
 
 pytestmark = pytest.mark.timeout(90)
 SECONDS = 40.0
@@ -63,5 +65,40 @@ def _interrupted(rank: int, wiring: str, waits: bool) -> str:
 @pytest.mark.parametrize("wiring", ["gloo", "two hosts", "shm", "python"])
 def test_an_interrupted_call_ends_at_once_and_the_others_hear_why(wiring: str, waits: bool) -> None:
     told = launch(_interrupted, 3, (wiring, waits), 60.0)
+    assert all("rank 1 was interrupted" in text for text in told[1:]), told
+    assert told[0] == "done" or "rank 1 was interrupted" in told[0]
+
+
+def _interrupted_while_it_connects(rank: int, after: str) -> str:
+    """Rank 1 is interrupted in its first call, before the ranks have met, or when its session has just been opened."""
+    comm, place = Communicator(timeout=10 * SECONDS), Meeting if after == "hosts" else TableCarrier
+    act = getattr(place, after)
+
+    def interrupt(*given: Any) -> Any:
+        found = None if after == "hosts" else act(*given)
+        comm.interrupt("rank 1 was interrupted")
+        return act(*given) if after == "hosts" else found
+
+    store: Any = torch.distributed.PrefixStore("test", torch.distributed.distributed_c10d._get_default_store())
+    if rank == 1:
+        setattr(place, after, interrupt)
+    elif rank == 0:
+        comm.hook = lambda *_: wait_until(lambda: store.check(["ended"]), SECONDS / 2)
+    begun = time.monotonic()
+    try:
+        comm.run(chain("broadcast", comm.ranks), torch.full((64,), float(rank)), in_place=True)
+    except PeerFailedError as error:
+        return error.message
+    finally:
+        if rank == 1:
+            store.set("ended", "yes")
+        comm.close()
+        assert time.monotonic() - begun < SECONDS / 2
+    return "done"
+
+
+@pytest.mark.parametrize("after", ["hosts", "open"])
+def test_a_first_call_is_interrupted_while_it_connects(after: str) -> None:
+    told = launch(_interrupted_while_it_connects, 3, (after,), 60.0)
     assert all("rank 1 was interrupted" in text for text in told[1:]), told
     assert told[0] == "done" or "rank 1 was interrupted" in told[0]

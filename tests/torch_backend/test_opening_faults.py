@@ -17,9 +17,11 @@ import torch.distributed as dist
 import commlib.torch_backend
 from commlib.errors import ExecutionError, PeerFailedError
 from commlib.runtime import communicator, launch, launch_outcomes
-from commlib.runtime.gloo_group import cloned
+from commlib.runtime.gloo_group import cloned, number_of
 from commlib.runtime.shm import near, rendezvous
 from commlib.torch_backend import opening
+from commlib.torch_backend.messages import gloo_group
+from commlib.torch_backend.request import Request
 
 pytestmark = pytest.mark.timeout(120)
 TIMEOUT = 8.0
@@ -237,3 +239,45 @@ def _all_are_in(rank: int) -> list[bool]:
 
 def test_no_rank_goes_on_before_gloo_has_connected_all() -> None:
     assert launch(_all_are_in, 3, (), 60.0) == [[True, True]] * 3
+
+
+def test_of_a_group_that_the_backend_makes_all_ranks_count_communicators_alike() -> None:
+    """By its name each rank would count those of earlier groups, too."""
+    groups = [gloo_group(dist.HashStore(), 0, 1, 5.0, "same") for _ in range(2)]
+    assert [number_of(group) for group in groups + groups] == [0] * 4
+
+
+class _InPython(dist.Store):
+    """A store that somebody wrote in Python; it cannot be cloned."""
+
+    def __init__(self, store: Any) -> None:
+        super().__init__()
+        self._store = store
+
+    def set_timeout(self, _timeout: timedelta) -> None:
+        """Waits have their own."""
+
+
+def _passed_on(name: str) -> Any:
+    return lambda self, *given: getattr(self._store, name)(*given)
+
+
+for _name in ("set", "get", "add", "check", "wait", "delete_key", "compare_set"):
+    setattr(_InPython, _name, _passed_on(_name))  # the class must have them
+
+
+def _opens_with_a_store_in_python(rank: int, transport: str) -> float:
+    store = dist.PrefixStore("again", dist.distributed_c10d._get_default_store())  # type: ignore[attr-defined]
+    assert cloned(_InPython(store)) is None
+    options = commlib.torch_backend.Options(transport=transport)
+    opened = opening.open_group(_InPython(store), rank, 2, TIMEOUT, "test", options)
+    line = torch.full((3,), rank + 1.0)
+    opened.runner.run(opened.runner.prepare(Request("allreduce", 3, torch.float32, "sum")), line, line, None, TIMEOUT)
+    opened.close()
+    opened.runner.close()
+    return float(line.sum())
+
+
+@pytest.mark.parametrize("transport", ["auto", "gloo"])
+def test_a_store_may_be_written_in_python(transport: str) -> None:
+    assert launch(_opens_with_a_store_in_python, 2, (transport,), 60.0) == [9.0, 9.0]

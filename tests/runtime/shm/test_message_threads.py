@@ -82,3 +82,17 @@ def test_a_request_that_is_made_while_the_messages_end_ends_with_them(kind: str,
     mine.closing.join(20)  # or this thread may give up first, for what the watch says
     with pytest.raises(ExecutionError, match="its sends and receives were closed"):
         mine.wait(request)
+
+
+class _Flooded(P2P):
+    """Something always moves."""
+
+    def progress(self) -> bool:
+        super().progress()
+        return True
+
+
+def test_what_always_moves_puts_no_deadline_off() -> None:
+    data, (mine, _) = np.zeros(8, np.uint8), _pair("python", _Flooded)
+    with pytest.raises(PeerFailedError, match="receive from rank 1"):
+        mine.wait(mine.irecv(data.ctypes.data, len(data), 1), 0.3)
