@@ -20,7 +20,7 @@ from commlib.errors import CompileError
 from commlib.ir.trace import COLUMNS, Trace, address_map, run_trace
 from commlib.verify import FindingKind, verify
 
-COUNT = int(os.environ.get("COMMLIB_RANDOM_PROGRAMS", "100"))
+COUNT = int(os.environ.get("COMMLIB_RANDOM_PROGRAMS", "60"))
 SHAPES = {
     "plain": Shape(sizes=(1,)),
     "mixed sizes": Shape(),
