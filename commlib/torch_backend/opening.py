@@ -14,7 +14,7 @@ import torch
 from commlib.errors import ExecutionError
 from commlib.runtime.attendance import Attendance, AttendedStore
 from commlib.runtime.communicator import LONGEST
-from commlib.runtime.flight import FlightRecord
+from commlib.runtime.flight import FlightRecord, listen
 from commlib.runtime.gloo_group import cloned
 from commlib.runtime.mixed_messages import MixedP2P
 from commlib.runtime.shm.near import Near
@@ -145,9 +145,12 @@ def open_group(store: Any, rank: int, ranks: int, timeout: float, name: str, opt
         return opened
 
     try:
-        return attendance.within(join)
+        opened = attendance.within(join)
     except ExecutionError as error:
         raise as_torch(error) from error.__cause__
+    if ranks > 1:
+        listen()  # to a signal that asks for the flight record: only this thread may be the one that can
+    return opened
 
 
 @contextlib.contextmanager

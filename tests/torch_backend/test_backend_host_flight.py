@@ -20,8 +20,8 @@ from commlib.runtime.launcher import launch, launch_outcomes
 from commlib.torch_backend import flight_record
 
 
-def _on_host(rank: int, place: str, transport: str, function: Callable[..., Any], *args: Any) -> Any:
-    os.environ |= {"COMMLIB_HOST": str(rank // 2), "COMMLIB_FLIGHT": place, "COMMLIB_FLIGHT_SIGNAL": "USR2"}
+def _on_host(rank: int, place: str, transport: str, on_each: int, function: Callable[..., Any], *args: Any) -> Any:
+    os.environ |= {"COMMLIB_HOST": str(rank // on_each), "COMMLIB_FLIGHT": place, "COMMLIB_FLIGHT_SIGNAL": "USR2"}
     return backend_ranks._be(rank, function, args, {"timeout": 8.0, "transport": transport})
 
 
@@ -47,9 +47,9 @@ def _asks(rank: int, place: str) -> tuple[str, list[str], str]:
     return record.calls[0].collective, [call.algorithm for call in record.calls], text.read_text()
 
 
-@pytest.mark.parametrize("transport", ["auto", "gloo"])
-def test_calls_are_kept_and_a_signal_writes_them(tmp_path: Path, transport: str) -> None:
-    found = launch(_on_host, 4, (str(tmp_path), transport, _asks, str(tmp_path)), 40)
+@pytest.mark.parametrize(("transport", "on_each"), [("auto", 2), ("gloo", 2), ("shm", 4)])
+def test_calls_are_kept_and_a_signal_writes_them(tmp_path: Path, transport: str, on_each: int) -> None:
+    found = launch(_on_host, 4, (str(tmp_path), transport, on_each, _asks, str(tmp_path)), 40)
     algorithms = found[0][1]
     assert algorithms[0] == algorithms[1] != ""
     for rank, (collective, names, text) in enumerate(found):
@@ -83,7 +83,7 @@ def _loses(rank: int) -> tuple[list[tuple[str, str]], list[str], list[str]]:
 
 
 def test_a_failed_call_writes_the_record_and_carries_it(tmp_path: Path) -> None:
-    outcomes = launch_outcomes(_on_host, 4, (str(tmp_path), "auto", _loses), timeout=40)
+    outcomes = launch_outcomes(_on_host, 4, (str(tmp_path), "auto", 2, _loses), timeout=40)
     failed = 0
     for outcome in outcomes:
         if outcome.rank == 2:
