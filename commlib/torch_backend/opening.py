@@ -131,6 +131,10 @@ def open_group(store: Any, rank: int, ranks: int, timeout: float, name: str, opt
 
     Keys of a group that was made before on the same store, under the same name, are not touched: each rank counts
     how often it has joined.
+
+    Raises:
+        DeadlineError: not all came within ``timeout`` seconds. PeerFailedError: one of them cannot, or the store is gone.
+        ShmUnavailable, SpecError: the options ask for what is not there.
     """
     limit = min(timeout, LONGEST)
     attendance = Attendance(rank, ranks, limit, name)
