@@ -133,7 +133,7 @@ def open_group(store: Any, rank: int, ranks: int, timeout: float, name: str, opt
     how often it has joined.
 
     Raises:
-        DeadlineError: not all came within ``timeout`` seconds. PeerFailedError: one of them cannot, or the store is gone.
+        DeadlineError: not all came within ``timeout`` seconds. PeerFailedError: one cannot, or the store is gone.
         ShmUnavailable, SpecError: the options ask for what is not there.
     """
     limit = min(timeout, LONGEST)
