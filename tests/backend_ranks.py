@@ -17,6 +17,8 @@ from timely import wait_until
 import commlib.torch_backend
 from commlib.runtime.launcher import launch
 from commlib.torch_backend import flight_record
+from commlib.torch_backend.group import core_of
+from commlib.torch_backend.messages import MessageRunner
 
 gather_single = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
 """torch 2.13 gives ``all_gather_into_tensor`` another name."""
@@ -87,3 +89,9 @@ def threads_left() -> list[str]:
     with contextlib.suppress(AssertionError):
         wait_until(lambda: not found())
     return found()
+
+
+def has_heard() -> bool:
+    """Whether this rank knows that its group has failed; over gloo that takes a beat."""
+    runner = core_of().runner
+    return not isinstance(runner, MessageRunner) or runner.monitor.cause is not None

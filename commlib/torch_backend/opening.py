@@ -10,9 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from commlib.errors import ExecutionError
 from commlib.runtime.attendance import Attendance, AttendedStore
+from commlib.runtime.cause import store_lost
 from commlib.runtime.communicator import LONGEST
 from commlib.runtime.flight import FlightRecord, listen
 from commlib.runtime.gloo_group import cloned
@@ -152,6 +154,8 @@ def open_group(store: Any, rank: int, ranks: int, timeout: float, name: str, opt
         opened = attendance.within(join)
     except ExecutionError as error:
         raise as_torch(error) from error.__cause__
+    except dist.DistNetworkError as error:
+        raise as_torch(store_lost(rank, f"opening group {name}", error)) from error
     if ranks > 1:
         listen()  # to a signal that asks for the flight record: only this thread may be the one that can
     return opened

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from backend_ranks import await_call, begin, run_on, threads_left, world_store
-from timely import timely
+from backend_ranks import await_call, begin, has_heard, run_on, threads_left, world_store
+from timely import timely, wait_until
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook, quantization_hooks
 from torch.nn.parallel import DistributedDataParallel
 
@@ -166,6 +166,7 @@ def closed(rank: int) -> dict[str, Any]:
     dist.all_reduce(tensor)
     if rank == 2:
         store.wait(["told 0", "told 1"])
+        wait_until(has_heard)
         works = []
     else:
         works = [dist.all_reduce(tensor, async_op=True) for _ in range(2)]

@@ -13,14 +13,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from backend_ranks import await_call, run_on, threads_left, world_store
+from backend_ranks import await_call, has_heard, run_on, threads_left, world_store
 from timely import wait_until
 
 from commlib.errors import PeerFailedError
 from commlib.runtime import stall
 from commlib.torch_backend import registered_empty
 from commlib.torch_backend.group import core_of
-from commlib.torch_backend.messages import MessageRunner
 
 pytestmark = pytest.mark.timeout(90)
 SIZE = 1 << 18
@@ -51,12 +50,6 @@ def _at_a_signal(act: Callable[[], None]) -> None:
     threading.Thread(target=wait_for_it, daemon=True).start()
 
 
-def _has_heard() -> bool:
-    """Over gloo it takes a beat."""
-    runner = core_of().runner
-    return not isinstance(runner, MessageRunner) or runner.monitor.cause is not None
-
-
 def _destroyed_within(rank: int, registered: bool, made_before: int) -> bool:
     """Rank 0 destroys the group in a call to which rank 1 comes later: what both are told, and what is left.
 
@@ -72,7 +65,7 @@ def _destroyed_within(rank: int, registered: bool, made_before: int) -> bool:
         _at_a_signal(lambda: (_destroy(), store.set("destroyed", "yes")))
     else:
         store.wait(["destroyed"])
-        wait_until(_has_heard)
+        wait_until(has_heard)
     with pytest.raises(PeerFailedError) as raised:
         dist.all_reduce(tensor)
     text = str(raised.value)

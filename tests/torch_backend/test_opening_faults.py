@@ -127,6 +127,8 @@ def _fail(*_: object, **__: object) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_rank_that_fails_tells_the_others_and_they_can_make_another_group(stage: str) -> None:
+    if stage == "connecting gloo" and cloned(dist.HashStore()) is None:
+        pytest.skip("nobody can ask the store while gloo waits there: torch 2.6 has one connection to it")
     began = time.monotonic()
     for text, made in launch(_fails_at, 3, (stage,), 60.0)[::2]:
         assert "rank 1 failed: no such thing" in text or "rank 1 closed" in text, text
