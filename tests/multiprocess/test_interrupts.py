@@ -23,6 +23,21 @@ SECONDS = 40.0
 """More than rank 0 holds its message back, less than the test may take."""
 
 
+def _told(comm: Communicator, store: Any) -> str:
+    """What this rank is told in its call, and that it comes at once; rank 1 says when it has ended."""
+    begun = time.monotonic()
+    try:
+        comm.run(chain("broadcast", comm.ranks), torch.full((64,), float(comm.rank)), in_place=True)
+    except PeerFailedError as error:
+        return error.message
+    finally:
+        if comm.rank == 1:
+            store.set("ended", "yes")
+        comm.close()
+        assert time.monotonic() - begun < SECONDS / 2
+    return "done"
+
+
 def _interrupted(rank: int, wiring: str, waits: bool) -> str:
     """Rank 0 holds its message back until rank 1, which waits for it, has been interrupted and has ended.
 
@@ -48,17 +63,7 @@ def _interrupted(rank: int, wiring: str, waits: bool) -> str:
     signal.signal(signal.SIGUSR1, interrupt)
     if rank < 2:
         comm.hook = hold_back if rank == 0 else strike if waits else interrupt
-    begun = time.monotonic()
-    try:
-        comm.run(chain("broadcast", comm.ranks), torch.full((64,), float(rank)), in_place=True)
-    except PeerFailedError as error:
-        return error.message
-    finally:
-        if rank == 1:
-            store.set("ended", "yes")
-        comm.close()
-        assert time.monotonic() - begun < SECONDS / 2
-    return "done"
+    return _told(comm, store)
 
 
 @pytest.mark.parametrize("waits", [False, True], ids=["before", "waiting"])
@@ -84,17 +89,7 @@ def _interrupted_while_it_connects(rank: int, after: str) -> str:
         setattr(place, after, interrupt)
     elif rank == 0:
         comm.hook = lambda *_: wait_until(lambda: store.check(["ended"]), SECONDS / 2)
-    begun = time.monotonic()
-    try:
-        comm.run(chain("broadcast", comm.ranks), torch.full((64,), float(rank)), in_place=True)
-    except PeerFailedError as error:
-        return error.message
-    finally:
-        if rank == 1:
-            store.set("ended", "yes")
-        comm.close()
-        assert time.monotonic() - begun < SECONDS / 2
-    return "done"
+    return _told(comm, store)
 
 
 @pytest.mark.parametrize("after", ["hosts", "open"])

@@ -24,13 +24,28 @@ SHOW = (
 )
 
 
+class Other:
+    """Another process, which is rank 1, say."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        self._process, self.shown = process, process.stdout.readline().strip()
+
+    def strike(self, how: signal.Signals, becomes: str) -> None:
+        """Send a signal, and wait for what becomes of the process."""
+        self._process.send_signal(how)
+        wait_until(lambda: condition(self.shown) == becomes)
+
+    def end(self) -> None:
+        """Kill it."""
+        self.strike(signal.SIGKILL, "ended")
+
+
 @pytest.fixture
-def other() -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Another process, and how it shows itself."""
-    process = subprocess.Popen([sys.executable, "-c", SHOW], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    with process:
-        yield process, process.stdout.readline().strip()
+def other() -> Iterator[Other]:
+    """It goes with the test."""
+    with subprocess.Popen([sys.executable, "-c", SHOW], stdout=subprocess.PIPE, text=True) as process:
+        yield Other(process)
         process.kill()
 
 
@@ -54,12 +69,10 @@ def test_of_ranks_that_live_or_are_unknown_nothing_is_told() -> None:
     first.look(lambda: [1, 2], 10.0)
 
 
-def test_a_process_that_has_ended_is_told_to_all(other: tuple[subprocess.Popen[str], str]) -> None:
+def test_a_process_that_has_ended_is_told_to_all(other: Other) -> None:
     store, (first, _, last) = _three()
-    process, shown = other
-    store.set("process/1", shown)
-    process.kill()
-    wait_until(lambda: condition(shown) == "ended")
+    store.set("process/1", other.shown)
+    other.end()
     time.sleep(2 * module.LOOK)
     with pytest.raises(
         PeerFailedError, match="rank 0 waits for rank 1 in opening group test: rank 1 is gone"
@@ -70,31 +83,25 @@ def test_a_process_that_has_ended_is_told_to_all(other: tuple[subprocess.Popen[s
         last.look(lambda: [0], 10.0)
 
 
-def test_one_that_came_before_it_ended_is_not_missed(other: tuple[subprocess.Popen[str], str]) -> None:
+def test_one_that_came_before_it_ended_is_not_missed(other: Other) -> None:
     store, (first, *_) = _three()
-    process, shown = other
-    store.set("process/1", shown)
-    process.kill()
-    wait_until(lambda: condition(shown) == "ended")
+    store.set("process/1", other.shown)
+    other.end()
     time.sleep(2 * module.LOOK)
     answers = iter([[1], []])
     first.look(lambda: next(answers), 10.0)
     assert not store.check(["lost"])
 
 
-def test_who_is_stopped_is_waited_for_first(other: tuple[subprocess.Popen[str], str]) -> None:
+def test_who_is_stopped_is_waited_for_first(other: Other) -> None:
     store, (first, *_) = _three(timeout=2.0)
-    process, shown = other
-    store.set("process/1", shown)
-    process.send_signal(signal.SIGSTOP)
-    wait_until(lambda: condition(shown) == "stopped")
+    store.set("process/1", other.shown)
+    other.strike(signal.SIGSTOP, "stopped")
     assert first._judge(1) is None
-    process.send_signal(signal.SIGCONT)
-    wait_until(lambda: condition(shown) == "lives")
+    other.strike(signal.SIGCONT, "lives")
     assert first._judge(1) is None
     time.sleep(0.7)
-    process.send_signal(signal.SIGSTOP)
-    wait_until(lambda: condition(shown) == "stopped")
+    other.strike(signal.SIGSTOP, "stopped")
     assert first._judge(1) is None
     time.sleep(0.7)
     found = first._judge(1)
@@ -102,12 +109,10 @@ def test_who_is_stopped_is_waited_for_first(other: tuple[subprocess.Popen[str], 
     assert (found.kind, found.text) == ("stopped", "rank 1 stopped: its process was stopped by a signal")
 
 
-def test_who_was_stopped_when_nobody_waited_is_waited_for_anew(other: tuple[subprocess.Popen[str], str]) -> None:
+def test_who_was_stopped_when_nobody_waited_is_waited_for_anew(other: Other) -> None:
     store, (first, *_) = _three(timeout=2.0)
-    process, shown = other
-    store.set("process/1", shown)
-    process.send_signal(signal.SIGSTOP)
-    wait_until(lambda: condition(shown) == "stopped")
+    store.set("process/1", other.shown)
+    other.strike(signal.SIGSTOP, "stopped")
     assert first._judge(1) is None
     time.sleep(10 * module.LOOK + 0.1)
     assert first._judge(1) is None
@@ -146,11 +151,10 @@ def test_a_store_that_is_lost_is_told_unless_nobody_is_missing() -> None:
         first.look(lambda: [1], 10.0)
 
 
-def test_boards_count_members_and_attendance_ranks(other: tuple[subprocess.Popen[str], str]) -> None:
+def test_boards_count_members_and_attendance_ranks(other: Other) -> None:
     store, (first, *_) = _three()
-    process, shown = other
-    store.set("process/2", shown)
-    process.kill()
+    store.set("process/2", other.shown)
+    other.end()
     board = Board(AttendedStore(dist.PrefixStore("board", store), first, (0, 2)), 0, 2, 20.0)
     with pytest.raises(PeerFailedError, match="rank 2 is gone"):
         board.exchange({})
@@ -175,13 +179,12 @@ def test_what_blocks_for_ever_is_left_at_the_deadline() -> None:
         first.watch(lambda: time.sleep(5))
 
 
-def test_a_failure_to_connect_is_that_of_the_rank_that_ended(other: tuple[subprocess.Popen[str], str]) -> None:
+def test_a_failure_to_connect_is_that_of_the_rank_that_ended(other: Other) -> None:
     store, (first, *_) = _three()
-    process, shown = other
-    store.set("process/1", shown)
+    store.set("process/1", other.shown)
 
     def lose() -> None:
-        process.kill()
+        other.end()
         raise RuntimeError("Connection closed by peer")
 
     with pytest.raises(PeerFailedError, match="rank 1 is gone"):
@@ -199,15 +202,14 @@ class _Held:
         return getattr(self._store, name)
 
 
-def test_a_store_that_is_held_is_not_asked(other: tuple[subprocess.Popen[str], str]) -> None:
-    process, shown = other
+def test_a_store_that_is_held_is_not_asked(other: Other) -> None:
     store = _Held(dist.HashStore())
     first = _one(store, 0, 2)
-    store.set("process/1", shown)
+    store.set("process/1", other.shown)
 
     def hold() -> None:
         store.held = True
-        process.kill()
+        other.end()
         time.sleep(20)
 
     with pytest.raises(PeerFailedError, match="rank 1 is gone"):
