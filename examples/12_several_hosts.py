@@ -27,7 +27,8 @@ def work() -> None:
         dist.send(total[:1] + 1, ranks - 1)
     elif rank == ranks - 1:
         dist.recv(total[:1], 0)
-    print(f"rank {rank} of {ranks} on host {os.environ['COMMLIB_HOST']}: {total[0]:g} {total[1]:g}", flush=True)
+    line = f"rank {rank} of {ranks} on host {os.environ['COMMLIB_HOST']}: {total[0]:g} {total[1]:g}\n"
+    print(line, end="", flush=True)  # in one piece: ranks share the pipe
     dist.destroy_process_group()
 
 

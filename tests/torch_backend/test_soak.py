@@ -109,7 +109,7 @@ def _repeat(kind: str, number: int, tensor: torch.Tensor) -> None:
 REPEATED = {
     **dict.fromkeys(("synchronous", "asynchronous", "future", "message"), (200, 500, 0.7, 100)),
     "object": (400, 400, 0.7, 100),
-    "group": (2, 8, 50, 4000),
+    "group": (2, 24, 50, 4000),
     **({"size": (2000, 6000, 4, 100)} if FULL else {}),
 }
 """Of each kind: calls before, calls, and Python's blocks and the bytes that each of these may leave behind. A new size
