@@ -19,7 +19,7 @@ from commlib.runtime.monitor import Monitor
 from commlib.runtime.shm.host import host_identity
 from commlib.runtime.shm.neighbours import Neighbours
 from commlib.runtime.shm.options import ShmUnavailable
-from commlib.runtime.shm.rendezvous import Board
+from commlib.runtime.shm.rendezvous import Board, LookingStore
 from commlib.runtime.stall import Patience
 from commlib.runtime.transport import Wait
 from commlib.runtime.wire import Call
@@ -57,7 +57,7 @@ APART = Hosts((), ())
 """Of ranks that were never asked."""
 
 
-class WatchedStore:
+class WatchedStore(LookingStore):
     """A store on which waits for other ranks end when it is known that they are in vain.
 
     Args:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from commlib.errors import CommlibError, DeadlineError, ExecutionError
 from commlib.runtime.cause import Cause, failure, loads_cause, store_lost
 from commlib.runtime.liveness import condition, this_process
+from commlib.runtime.shm.rendezvous import LookingStore
 from commlib.runtime.transport import Wait
 
 T = TypeVar("T")
@@ -220,7 +221,7 @@ class Attendance:
         return self._processes.get(peer, "")
 
 
-class AttendedStore:
+class AttendedStore(LookingStore):
     """A store for the ``Board`` of some ranks of a group, which asks who may still come.
 
     Args:

@@ -37,17 +37,28 @@ class Meeting:
 _OPENING = "opening a shared-memory session"
 
 
-class Board:
-    """Exchanges of small values over a store; all ranks make the same ones in the same order.
+class LookingStore:
+    """Base of stores that can tell whether those who are missing at a board may still come; this one knows nothing."""
 
-    A store may have a method ``look(missing, seconds)``, which is called again and again while a rank waits, with what
-    tells who is missing as of now, and for how long it has waited; it raises an error if they will never come.
-    """
+    def look(self, missing: Callable[[], Sequence[int]], seconds: float) -> None:
+        """Called again and again while a rank waits.
+
+        Args:
+            missing: who has not come, as of now, as the board counts them.
+            seconds: for how long it has waited.
+
+        Raises:
+            ExecutionError: they will never come.
+        """
+
+
+class Board:
+    """Exchanges of small values over a store; all ranks make the same ones in the same order."""
 
     def __init__(self, store: Any, rank: int, ranks: int, timeout: float, doing: str = _OPENING) -> None:
         """``doing``: what the ranks meet for, in words."""
         self._doing = doing
-        self._look: Callable[[Callable[[], list[int]], float], None] = getattr(store, "look", _hopes)
+        self._look = (store if isinstance(store, LookingStore) else LookingStore()).look
         self._store, self._rank, self._ranks, self._deadline = store, rank, ranks, time.monotonic() + timeout
         self._rounds = 0
 
@@ -114,10 +125,6 @@ class Board:
                     for rank in range(self._ranks):
                         self._store.delete_key(f"{number}/{rank}")
                 self._store.delete_key("left")
-
-
-def _hopes(_missing: Callable[[], list[int]], _seconds: float) -> None:
-    """Nothing is known of those who are missing."""
 
 
 def _unset(words: Sequence[Any]) -> list[int]:
